@@ -1,0 +1,3 @@
+//! The Longshore node agent.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Interface definitions and the code generated from them.

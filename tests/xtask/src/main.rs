@@ -1,0 +1,3 @@
+//! Set-up, tests, lab and benches.
+
+fn main() {}
