@@ -6,7 +6,12 @@
 
 pub use generated::*;
 
-#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 mod generated {
     tonic::include_proto!("runtime.v1");
 }

@@ -201,12 +201,16 @@ pub fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, DecodeError> {
 /// # Errors
 /// [`DecodeError`] if the frame cannot be one of ours; the connection is then of no more use.
 pub fn decode<T: DeserializeOwned>(buffer: &[u8]) -> Result<Option<(T, usize)>, DecodeError> {
-    let Some((prefix, rest)) = buffer.split_first_chunk::<4>() else { return Ok(None) };
+    let Some((prefix, rest)) = buffer.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
     let length = u32::from_le_bytes(*prefix) as usize;
     if length > MAX_FRAME {
         return Err(DecodeError::TooLong { length });
     }
-    let Some(body) = rest.get(..length) else { return Ok(None) };
+    let Some(body) = rest.get(..length) else {
+        return Ok(None);
+    };
     let (record, left) = postcard::take_from_bytes(body).map_err(DecodeError::Malformed)?;
     if !left.is_empty() {
         return Err(DecodeError::Trailing(left.len()));

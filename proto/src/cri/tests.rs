@@ -43,7 +43,11 @@ fn message_facts(outer: &str, message: &DescriptorProto, facts: &mut BTreeSet<St
             named => named.to_owned(),
         };
         let label = format!("{:?}", field.label()).to_lowercase();
-        facts.insert(format!("{name}.{} = {} {label} {kind}", field.name(), field.number()));
+        facts.insert(format!(
+            "{name}.{} = {} {label} {kind}",
+            field.name(),
+            field.number()
+        ));
     }
     for inner in &message.nested_type {
         message_facts(&format!("{name}."), inner, facts);
@@ -55,7 +59,12 @@ fn message_facts(outer: &str, message: &DescriptorProto, facts: &mut BTreeSet<St
 
 fn enum_facts(outer: &str, enumeration: &EnumDescriptorProto, facts: &mut BTreeSet<String>) {
     for value in &enumeration.value {
-        facts.insert(format!("{outer}{}.{} = {}", enumeration.name(), value.name(), value.number()));
+        facts.insert(format!(
+            "{outer}{}.{} = {}",
+            enumeration.name(),
+            value.name(),
+            value.number()
+        ));
     }
 }
 
@@ -74,7 +83,11 @@ fn ours() -> BTreeSet<String> {
 
 /// Upstream's definition, where the testbed has fetched its Go modules.
 fn upstream() -> Option<PathBuf> {
-    let cache = match (std::env::var_os("GOMODCACHE"), std::env::var_os("GOPATH"), std::env::var_os("HOME")) {
+    let cache = match (
+        std::env::var_os("GOMODCACHE"),
+        std::env::var_os("GOPATH"),
+        std::env::var_os("HOME"),
+    ) {
         (Some(cache), _, _) => PathBuf::from(cache),
         (None, Some(path), _) => PathBuf::from(path).join("pkg/mod"),
         (None, None, home) => PathBuf::from(home?).join("go/pkg/mod"),
@@ -90,7 +103,10 @@ fn definition_has_the_recorded_facts() {
     let ours = ours();
     let missing: Vec<_> = recorded.difference(&ours).collect();
     let extra: Vec<_> = ours.difference(&recorded).collect();
-    assert!(missing.is_empty() && extra.is_empty(), "missing {missing:#?}, extra {extra:#?}");
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "missing {missing:#?}, extra {extra:#?}"
+    );
 }
 
 #[test]
@@ -103,7 +119,10 @@ fn definition_equals_upstream_where_present() {
     let ours = ours();
     let missing: Vec<_> = upstream.difference(&ours).collect();
     let extra: Vec<_> = ours.difference(&upstream).collect();
-    assert!(missing.is_empty() && extra.is_empty(), "missing {missing:#?}, extra {extra:#?}");
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "missing {missing:#?}, extra {extra:#?}"
+    );
 }
 
 #[test]
@@ -111,12 +130,23 @@ fn container_request_round_trips() {
     let request = CreateContainerRequest {
         pod_sandbox_id: "s".into(),
         config: Some(ContainerConfig {
-            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 3 }),
-            envs: vec![KeyValue { key: "K".into(), value: vec![0xff, 0] }],
+            metadata: Some(ContainerMetadata {
+                name: "c".into(),
+                attempt: 3,
+            }),
+            envs: vec![KeyValue {
+                key: "K".into(),
+                value: vec![0xff, 0],
+            }],
             stop_signal: Signal::Sigrtmaxminus14.into(),
-            cdi_devices: vec![CdiDevice { name: "v.com/c=n".into() }],
+            cdi_devices: vec![CdiDevice {
+                name: "v.com/c=n".into(),
+            }],
             linux: Some(LinuxContainerConfig {
-                resources: Some(LinuxContainerResources { cpu_quota: -1, ..Default::default() }),
+                resources: Some(LinuxContainerResources {
+                    cpu_quota: -1,
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -127,15 +157,24 @@ fn container_request_round_trips() {
         }),
     };
     let bytes = request.encode_to_vec();
-    assert_eq!(CreateContainerRequest::decode(bytes.as_slice()).expect("decode"), request);
+    assert_eq!(
+        CreateContainerRequest::decode(bytes.as_slice()).expect("decode"),
+        request
+    );
 }
 
 #[test]
 fn wire_bytes_are_as_specified() {
     // ImageSpec.image_ref is field 20, length-delimited: tag 162 = 0xa2 0x01.
-    let spec = ImageSpec { image_ref: "x".into(), ..Default::default() };
+    let spec = ImageSpec {
+        image_ref: "x".into(),
+        ..Default::default()
+    };
     assert_eq!(spec.encode_to_vec(), [0xa2, 0x01, 1, b'x']);
-    assert!(ImageSpec::decode([0xa2, 0x01, 9, b'x'].as_slice()).is_err(), "length beyond the end");
+    assert!(
+        ImageSpec::decode([0xa2, 0x01, 9, b'x'].as_slice()).is_err(),
+        "length beyond the end"
+    );
 }
 
 #[test]
@@ -148,7 +187,10 @@ fn credentials_are_not_printed() {
         registry_token: "hidden-4".into(),
         ..Default::default()
     };
-    let request = PullImageRequest { auth: Some(auth), ..Default::default() };
+    let request = PullImageRequest {
+        auth: Some(auth),
+        ..Default::default()
+    };
     let text = format!("{request:?}");
     assert!(text.contains("AuthConfig") && !text.contains("hidden"), "{text}");
 }

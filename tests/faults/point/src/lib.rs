@@ -39,7 +39,12 @@ impl Faults {
                 _ => (spec, 1),
             };
             let once = std::env::var_os("LONGSHORE_FAULT_ONCE").map(PathBuf::from);
-            Kill { name, at, once, seen: AtomicU32::new(0) }
+            Kill {
+                name,
+                at,
+                once,
+                seen: AtomicU32::new(0),
+            }
         });
         Self { trace, kill }
     }
@@ -55,7 +60,10 @@ pub fn hit(name: &str) {
     if let Some(kill) = &faults.kill
         && kill.name == name
         && kill.seen.fetch_add(1, Ordering::SeqCst) + 1 == kill.at
-        && kill.once.as_ref().is_none_or(|path| OpenOptions::new().write(true).create_new(true).open(path).is_ok())
+        && kill
+            .once
+            .as_ref()
+            .is_none_or(|path| OpenOptions::new().write(true).create_new(true).open(path).is_ok())
     {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
