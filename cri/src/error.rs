@@ -132,20 +132,31 @@ impl Error {
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::Image { code, .. } => *code,
             Self::Internal { .. } => Code::Internal,
-            Self::Start { .. } | Self::Io { .. } | Self::Network { .. } | Self::Keeper { .. } => Code::Unknown,
+            Self::Start { .. } | Self::Io { .. } | Self::Network { .. } | Self::Keeper { .. } => {
+                Code::Unknown
+            }
         }
     }
 
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::InvalidArgument { field, reason: reason.into() }
+        Self::InvalidArgument {
+            field,
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn no_sandbox(id: &str) -> Self {
-        Self::NotFound { kind: "sandbox", id: id.to_owned() }
+        Self::NotFound {
+            kind: "sandbox",
+            id: id.to_owned(),
+        }
     }
 
     pub(crate) fn no_container(id: &str) -> Self {
-        Self::NotFound { kind: "container", id: id.to_owned() }
+        Self::NotFound {
+            kind: "container",
+            id: id.to_owned(),
+        }
     }
 
     /// For `map_err` at an effect: what was done to what.
@@ -154,6 +165,10 @@ impl Error {
         object: impl std::fmt::Display,
     ) -> impl FnOnce(E) -> Self {
         let object = object.to_string();
-        move |source| Self::Io { operation, object, source: source.into() }
+        move |source| Self::Io {
+            operation,
+            object,
+            source: source.into(),
+        }
     }
 }
