@@ -6,5 +6,7 @@
 
 mod error;
 mod fault;
+#[allow(dead_code, reason = "the engine stands on it next")]
+mod state;
 
 pub use error::{Code, Error};
