@@ -69,7 +69,9 @@ pub(crate) fn read_record(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         Err(error) => return Err(Error::at("open", path)(error)),
     };
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::at("read", path))?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::at("read", path))?;
     if bytes.len() as u64 > limit {
         let error = io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes"));
         return Err(Error::at("read", path)(error));
@@ -188,7 +190,9 @@ pub(crate) fn sweep(point: &str, directory: &Path) -> Result<()> {
 
 fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(Error::at("sync directory", parent))
+    File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(Error::at("sync directory", parent))
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

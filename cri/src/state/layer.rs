@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, UTIME_OMIT, XattrFlags,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -45,8 +46,12 @@ impl LayerTree {
     /// Makes the empty directory `path` and opens it.
     pub(crate) fn create(point: &str, path: &Path) -> super::Result<Self> {
         super::mkdir(point, path, 0o755)?;
-        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(super::Error::at("open", path))?;
+        let root = rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(super::Error::at("open", path))?;
         Ok(Self {
             root,
             path: path.to_owned(),
@@ -91,7 +96,8 @@ impl LayerTree {
         fault::point(POINT);
         let (parent, name) = self.cleared(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from)?;
+        let file =
+            rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from)?;
         let mut file = std::fs::File::from(file);
         fill(&mut file)?;
         apply_fd(file.as_fd(), metadata)?;
@@ -102,7 +108,10 @@ impl LayerTree {
         fault::point(POINT);
         let (parent, name) = self.cleared(path)?;
         rustix::fs::symlinkat(target, &parent, name)?;
-        let owner = (Some(Uid::from_raw(metadata.uid)), Some(Gid::from_raw(metadata.gid)));
+        let owner = (
+            Some(Uid::from_raw(metadata.uid)),
+            Some(Gid::from_raw(metadata.gid)),
+        );
         rustix::fs::chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::utimensat(&parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
@@ -132,7 +141,12 @@ impl LayerTree {
         let (parent, name) = self.cleared(path)?;
         rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
         // Opened for nothing but its place: a FIFO's open could block.
-        let fifo = rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let fifo = rustix::fs::openat(
+            &parent,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         apply_path(&fd_path(fifo.as_fd()), metadata)
     }
 
@@ -142,7 +156,13 @@ impl LayerTree {
         let name = path.file_name().ok_or(Errno::INVAL)?;
         let parent = self.parent_of(path)?;
         match lookup(parent.as_fd(), name)? {
-            None => Ok(rustix::fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0)?),
+            None => Ok(rustix::fs::mknodat(
+                &parent,
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                0,
+            )?),
             // A whiteout speaks of the layers below only; this layer's own directory stays and hides theirs.
             Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => self.opaque(path),
             Some(_) => Ok(()),
@@ -159,7 +179,12 @@ impl LayerTree {
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        Ok(rustix::fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())?)
+        Ok(rustix::fs::fsetxattr(
+            &directory,
+            OPAQUE,
+            b"y",
+            XattrFlags::empty(),
+        )?)
     }
 
     /// Sets the time of a directory, after all of its entries were written. One that was replaced since is left alone.
@@ -170,9 +195,9 @@ impl LayerTree {
         };
         let name = path.file_name().unwrap_or(OsStr::new("."));
         match lookup(parent.as_fd(), name)? {
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                Ok(rustix::fs::utimensat(&parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?)
-            }
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(
+                rustix::fs::utimensat(&parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?,
+            ),
             _ => Ok(()),
         }
     }
@@ -219,7 +244,11 @@ impl LayerTree {
         }
         let mut made = PathBuf::new();
         for part in path.components() {
-            let here = self.open(if made.as_os_str().is_empty() { Path::new(".") } else { &made })?;
+            let here = self.open(if made.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                &made
+            })?;
             match rustix::fs::mkdirat(&here, part.as_os_str(), Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -230,7 +259,11 @@ impl LayerTree {
     }
 
     fn open(&self, path: &Path) -> io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         Ok(rustix::fs::openat2(
             &self.root,
             path,
@@ -271,8 +304,14 @@ fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
 fn times(metadata: &Metadata) -> Timestamps {
     let (seconds, nanoseconds) = metadata.mtime;
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds.into(),
+        },
     }
 }
 
@@ -282,7 +321,11 @@ fn apply_fd(fd: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<()> {
     if rustix::fs::fcntl_getfl(fd)?.contains(OFlags::PATH) {
         return apply_path(&fd_path(fd), metadata);
     }
-    rustix::fs::fchown(fd, Some(Uid::from_raw(metadata.uid)), Some(Gid::from_raw(metadata.gid)))?;
+    rustix::fs::fchown(
+        fd,
+        Some(Uid::from_raw(metadata.uid)),
+        Some(Gid::from_raw(metadata.gid)),
+    )?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode))?;
     for (name, value) in &metadata.xattrs {
         tolerate_unsupported(rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))?;
@@ -292,13 +335,21 @@ fn apply_fd(fd: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<()> {
 
 /// The same by a path of [`fd_path`], for descriptors that stand for a place only.
 fn apply_path(path: &Path, metadata: &Metadata) -> io::Result<()> {
-    let owner = (Some(Uid::from_raw(metadata.uid)), Some(Gid::from_raw(metadata.gid)));
+    let owner = (
+        Some(Uid::from_raw(metadata.uid)),
+        Some(Gid::from_raw(metadata.gid)),
+    );
     rustix::fs::chownat(CWD, path, owner.0, owner.1, AtFlags::empty())?;
     rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(metadata.mode), AtFlags::empty())?;
     for (name, value) in &metadata.xattrs {
         tolerate_unsupported(rustix::fs::setxattr(path, name, value, XattrFlags::empty()))?;
     }
-    Ok(rustix::fs::utimensat(CWD, path, &times(metadata), AtFlags::empty())?)
+    Ok(rustix::fs::utimensat(
+        CWD,
+        path,
+        &times(metadata),
+        AtFlags::empty(),
+    )?)
 }
 
 /// Some file systems have no ACLs or user attributes; an image must still unpack there.
@@ -310,8 +361,10 @@ fn tolerate_unsupported(result: rustix::io::Result<()>) -> io::Result<()> {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    ) || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// The last part of an entry's name, for whiteouts.

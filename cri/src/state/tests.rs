@@ -6,7 +6,10 @@ fn record_is_replaced_whole_and_leaves_no_temporary() {
     let path = dir.path().join("record.json");
     write_record("test", &path, b"one").expect("write");
     write_record("test", &path, b"two").expect("replace");
-    assert_eq!(read_record(&path, 16).expect("read").as_deref(), Some(b"two".as_slice()));
+    assert_eq!(
+        read_record(&path, 16).expect("read").as_deref(),
+        Some(b"two".as_slice())
+    );
     assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 1);
 }
 
@@ -16,8 +19,16 @@ fn record_beyond_its_limit_is_an_error_and_a_missing_one_is_none() {
     let path = dir.path().join("record");
     assert!(read_record(&path, 4).expect("read").is_none());
     write_record("test", &path, b"12345").expect("write");
-    assert_eq!(read_record(&path, 5).expect("read").map(|bytes| bytes.len()), Some(5));
-    assert!(read_record(&path, 4).expect_err("too large").to_string().contains("larger than 4"));
+    assert_eq!(
+        read_record(&path, 5).expect("read").map(|bytes| bytes.len()),
+        Some(5)
+    );
+    assert!(
+        read_record(&path, 4)
+            .expect_err("too large")
+            .to_string()
+            .contains("larger than 4")
+    );
 }
 
 #[test]
@@ -33,7 +44,10 @@ fn dropped_stage_is_removed_and_swept_leftovers_are_gone() {
     std::fs::write(beside(&target), "half").expect("leftover");
     write_record("test", &target, b"kept").expect("write");
     sweep("test", dir.path()).expect("sweep");
-    let names: Vec<_> = std::fs::read_dir(dir.path()).expect("list").map(|e| e.expect("entry").file_name()).collect();
+    let names: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("list")
+        .map(|e| e.expect("entry").file_name())
+        .collect();
     assert_eq!(names, ["blob"]);
 }
 
