@@ -8,5 +8,8 @@
 mod api;
 mod config;
 mod fault;
+mod pods;
+mod resources;
+mod volumes;
 
 fn main() {}
