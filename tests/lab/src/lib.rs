@@ -1,8 +1,31 @@
-//! The lab: a real control plane, a registry, and nodes in namespaces of this machine.
+//! The lab: a real control plane, a registry, and nodes made of namespaces on this machine.
+//!
+//! Files of one lab lie under `target/lab` of the workspace; what it holds of the kernel (a network namespace with the
+//! fabric, one link on the machine, a cgroup tree, processes) carries the name [`NAME`] and is removed by [`Lab::down`].
 
-use std::path::Path;
+mod addresses;
+mod cgroups;
+mod cluster_objects;
+mod control_plane;
+mod fabric;
+mod images;
+mod kubeconfig;
+mod kubectl;
+mod lifecycle;
+mod node;
+mod paths;
+mod pki;
+mod process;
+mod registry;
+pub mod setup;
+mod state;
+mod sys;
 
-/// Runs as the first process of a node: `boot` is the boot description that the lab wrote.
-pub fn node_init(boot: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("node init of {} lands soon", boot.display())
-}
+pub use addresses::Addresses;
+pub use kubectl::Kubectl;
+pub use lifecycle::{Lab, Options};
+pub use node::{Agent, Node, Output, init::run as node_init};
+pub use paths::{lab_dir, workspace};
+
+/// Name of the lab's network namespace and of its cgroup.
+pub const NAME: &str = "longshore-lab";

@@ -1,5 +1,8 @@
 //! `cargo xtask lab up|down`.
 
+use anyhow::{Result, bail};
+use lab::{Lab, Options, setup};
+
 /// What to do with the lab.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Args {
@@ -25,6 +28,34 @@ pub(crate) enum Kind {
     Vm,
 }
 
-pub(crate) fn run(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("lab: lands soon")
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::become_root()?;
+    match args {
+        Args::Up { kind: Kind::Vm, .. } => {
+            bail!("nodes as virtual machines are not built yet; leave --kind away for nodes in namespaces")
+        }
+        Args::Up {
+            nodes,
+            kind: Kind::Netns,
+        } => up(*nodes),
+        Args::Down => Lab::down(),
+    }
+}
+
+fn up(nodes: usize) -> Result<()> {
+    let prepared = setup::prepare(&setup::Request::default())?;
+    let lab = Lab::up(
+        &prepared,
+        &Options {
+            nodes,
+            ..Options::default()
+        },
+    )?;
+    for node in lab.nodes()? {
+        let [v4, v6] = node.addresses();
+        println!("{}  {v4}  {v6}", node.name());
+    }
+    println!("KUBECONFIG={}", lab.kubectl().kubeconfig().display());
+    println!("registry={}", lab.addresses().registry());
+    Ok(())
 }
