@@ -144,7 +144,7 @@ fn api_server(state: &State, pki: &Pki) -> Vec<String> {
             ("etcd-keyfile", "apiserver-etcd-client.key"),
             ("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
             ("kubelet-client-key", "apiserver-kubelet-client.key"),
-            ("service-account-key-file", "service-account.key"),
+            ("service-account-key-file", "service-account.pub"),
             ("service-account-signing-key-file", "service-account.key"),
             ("requestheader-client-ca-file", "front-proxy-ca.crt"),
             ("proxy-client-cert-file", "front-proxy-client.crt"),

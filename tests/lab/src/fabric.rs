@@ -39,7 +39,6 @@ fn is_netns(file: &Path) -> bool {
 /// Not `ip netns add`: that leaves a mount on /run/netns behind.
 fn make_netns(state: &mut State, file: &Path) -> Result<()> {
     let directory = file.parent().context("the namespace file has a directory")?;
-    state.mounts = vec![file.to_path_buf()];
     state.files = vec![file.to_path_buf()];
     if !directory.exists() {
         state.files.push(directory.to_path_buf());
@@ -108,7 +107,7 @@ pub(crate) fn connect_node(state: &State, pid: u32, index: usize) -> Result<()> 
     lines.extend(address_lines("eth0", state.addresses.node(index)));
     let [v4, v6] = state.addresses.control_plane();
     lines.push(format!("route add default via {v4} dev eth0"));
-    lines.push(format!("-6 route add default via {v6} dev eth0"));
+    lines.push(format!("route add default via {v6} dev eth0"));
     let mut command = Command::new("nsenter");
     command.args(["-t", &pid.to_string(), "-n", "ip", "-batch", "-"]);
     feed(command, &lines)

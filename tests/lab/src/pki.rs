@@ -76,7 +76,9 @@ impl Pki {
             &front_proxy,
             client("front-proxy-client", None),
         )?;
-        self.write("service-account.key", &KeyPair::generate()?.serialize_pem())
+        let service_account = KeyPair::generate()?;
+        self.write("service-account.pub", &service_account.public_key_pem())?;
+        self.write("service-account.key", &service_account.serialize_pem())
     }
 
     /// Path of a file of the PKI, such as `ca.crt`.

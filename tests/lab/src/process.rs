@@ -1,12 +1,13 @@
 //! Processes of the lab: started detached, known by pid and start time, ended only by both.
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A process that the lab started: a pid alone may have been reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,17 @@ impl ProcessRecord {
                 .with_context(|| format!("signal {} ({})", self.name, self.pid))?;
         }
         Ok(())
+    }
+
+    /// Waits (at most 3 s) until the pid is free again: a zombie is still a process to whoever looks.
+    pub(crate) fn wait_reaped(&self) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let exists = || Path::new("/proc").join(self.pid.to_string()).exists();
+        while exists() && start_time(self.pid).is_none() && Instant::now() < deadline {
+            // Ours if this process started it; else its new parent sees to it.
+            let _ = waitpid(Pid::from_raw(self.pid.cast_signed()), WaitOptions::NOHANG);
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

@@ -22,7 +22,6 @@ pub(crate) struct State {
     pub(crate) links: Vec<String>,
     /// Files of the machine outside `target/lab`, removed in this order (directories only when empty).
     pub(crate) files: Vec<PathBuf>,
-    pub(crate) mounts: Vec<PathBuf>,
     pub(crate) processes: Vec<ProcessRecord>,
     pub(crate) nodes: Vec<NodeRecord>,
     /// Bootstrap token of the cluster.
@@ -59,7 +58,6 @@ impl State {
             cgroup,
             links: Vec::new(),
             files: Vec::new(),
-            mounts: Vec::new(),
             processes: Vec::new(),
             nodes: Vec::new(),
             token,

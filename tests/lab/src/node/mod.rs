@@ -260,9 +260,10 @@ pub(crate) fn ensure(state: &mut State, position: usize) -> Result<()> {
     cgroups::remove(&state.cgroup.join(&record.name))?;
     let cgroup = cgroups::ensure(&state.cgroup, &record.name)?;
     let init = boot::boot(&state.init_program, &record.name, &cgroup)?;
-    state.nodes[position].init = Some(init.clone());
-    state.save()?;
-    fabric::connect_node(state, init.pid, record.index)
+    fabric::connect_node(state, init.pid, record.index)?;
+    // Only now: a node that is recorded as up is connected. One that is not goes with its cgroup.
+    state.nodes[position].init = Some(init);
+    state.save()
 }
 
 /// Ends the node: all its processes, namespaces, links. Its directory stays.
