@@ -1,0 +1,5 @@
+//! Tables with upstream's words, and properties over a model runtime.
+
+mod model;
+mod properties;
+mod tables;
