@@ -1,8 +1,15 @@
 //! The agent's settings: flags, files and defaults resolved once, before anything is opened or started.
 
 pub(crate) mod duration;
+mod error;
 mod kubelet;
+mod labels;
+mod load;
 pub(crate) mod quantity;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +17,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+pub(crate) use error::Error;
 pub(crate) use kubelet::*;
+pub(crate) use load::{Override, load};
 
 /// The version of Kubernetes this node implements, with ours as build metadata: `status.nodeInfo.kubeletVersion`.
 pub(crate) const KUBELET_VERSION: &str = concat!("v1.36.3+longshore.", env!("CARGO_PKG_VERSION"));
@@ -34,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     /// Certificates: `/var/lib/kubelet/pki`.
     pub(crate) cert_dir: PathBuf,
+    /// Held while the agent runs.
+    pub(crate) lock_file: PathBuf,
     /// Credentials for the API server; `None`: the node is standalone.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Credentials to ask for the former with.
@@ -62,6 +73,7 @@ impl Default for Settings {
             run_dir: "/run/longshore".into(),
             state_dir: "/var/lib/longshore".into(),
             cert_dir: "/var/lib/kubelet/pki".into(),
+            lock_file: "/run/longshore/agent.lock".into(),
             kubeconfig: None,
             bootstrap_kubeconfig: None,
             registries: None,
