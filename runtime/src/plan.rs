@@ -39,8 +39,10 @@ pub struct ContainerPlan {
     pub rootfs: Rootfs,
     /// Mounts in order, after the root.
     pub mounts: Vec<Mount>,
-    /// Device nodes to make in `/dev`.
+    /// Device nodes to make, those every container has included. None are made where `/dev` is bound from the host.
     pub devices: Vec<Device>,
+    /// Which devices the container's processes may use, last match wins; empty = no filter.
+    pub device_rules: Vec<DeviceRule>,
     /// Paths hidden by an empty read-only file or directory.
     pub masked_paths: Vec<String>,
     /// Paths remounted read-only.
@@ -85,8 +87,10 @@ pub struct Mount {
     pub destination: String,
     /// What is mounted.
     pub kind: MountKind,
-    /// `MS_*` attribute flags: ro, nosuid, nodev, noexec, relatime…
+    /// `MOUNT_ATTR_*` bits to set: ro, nosuid, nodev, noexec, relatime… see mount_setattr(2).
     pub flags: u64,
+    /// `MOUNT_ATTR_*` bits to clear on a bind, asked for by `rw`, `suid`, `dev`, `exec`.
+    pub cleared: u64,
     /// How mounts travel between the host's tree and the container's.
     pub propagation: Propagation,
 }
@@ -126,7 +130,7 @@ pub enum Propagation {
 /// A device node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Absolute path inside the container, below /dev.
+    /// Absolute path inside the container.
     pub path: String,
     /// Block (`true`) or character device.
     pub block: bool,
@@ -142,6 +146,21 @@ pub struct Device {
     pub gid: u32,
 }
 
+/// One rule of a container's device filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Allow or deny.
+    pub allow: bool,
+    /// `b`lock, `c`haracter, or both where none.
+    pub block: Option<bool>,
+    /// Major number, any if none.
+    pub major: Option<u32>,
+    /// Minor number, any if none.
+    pub minor: Option<u32>,
+    /// Bits: 1 mknod, 2 read, 4 write (`BPF_DEVCG_ACC_*`).
+    pub access: u32,
+}
+
 /// The process of a container or of an exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -153,7 +172,7 @@ pub struct Process {
     pub cwd: String,
     /// Who it runs as.
     pub user: User,
-    /// Capabilities as bit masks over `CAP_*` numbers, see capabilities(7).
+    /// Capabilities as bit masks over `CAP_*` numbers, see capabilities(7). What the keeper itself lacks is left out.
     pub capabilities: Capabilities,
     /// See prctl(2) PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
@@ -163,6 +182,8 @@ pub struct Process {
     pub rlimits: Vec<(u32, u64, u64)>,
     /// A pseudo terminal instead of pipes.
     pub terminal: bool,
+    /// File mode creation mask.
+    pub umask: u32,
 }
 
 /// Who a process runs as.
@@ -231,4 +252,12 @@ pub struct Stdio {
     pub stdin: bool,
     /// Close standard input after the first attach ends.
     pub stdin_once: bool,
+}
+
+/// Whether `id` may name a sandbox or a container: `[a-z0-9]{1,64}`, so that it is safe as a file name.
+pub(crate) fn valid_id(id: &str) -> bool {
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }

@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -50,6 +51,11 @@ impl Faults {
     }
 }
 
+/// The descriptor of the trace, for a child that closes what it inherited.
+pub fn trace_descriptor() -> Option<BorrowedFd<'static>> {
+    FAULTS.get_or_init(Faults::from_env).trace.as_ref().map(|trace| trace.as_fd())
+}
+
 /// Passes the point `name`: records it, and dies here if this is the armed one.
 pub fn hit(name: &str) {
     let faults = FAULTS.get_or_init(Faults::from_env);
@@ -66,5 +72,7 @@ pub fn hit(name: &str) {
             .is_none_or(|path| OpenOptions::new().write(true).create_new(true).open(path).is_ok())
     {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        // The first process of a pid namespace cannot kill itself.
+        std::process::abort();
     }
 }

@@ -1,0 +1,62 @@
+//! The keeper: one small single-threaded process a pod. It holds the pod's namespaces, makes and reaps its containers,
+//! writes their logs, and tells whoever drives it over a UNIX socket. It outlives its drivers.
+//!
+//! Files: `birth` (become a keeper) · `event_loop` (wait and dispatch) · `requests` (what drivers ask) · `lifecycle`
+//! (what containers do) · `creation` (make one) · `container`, `connection`, `log`, `timestamp` (state and formats).
+
+mod birth;
+mod connection;
+mod container;
+mod creation;
+mod event_loop;
+mod lifecycle;
+mod log;
+mod requests;
+mod timestamp;
+
+use std::process::ExitCode;
+
+use crate::failure::{About as _, Trouble};
+use crate::wire::{self, Failure};
+
+/// Name of the socket in the sandbox's directory.
+pub const SOCKET_NAME: &str = "keeper.sock";
+
+/// Name of the directory of exit records in the sandbox's directory.
+pub const EXITS_NAME: &str = "exits";
+
+/// The whole life of a keeper: reads its plan from standard input, answers on standard output, and works until told to
+/// shut down.
+pub fn run() -> ExitCode {
+    let born = birth::be_born();
+    let answer: Result<u32, Failure> = match &born {
+        Ok(_) => Ok(std::process::id()),
+        Err(failure) => Err(failure.clone()),
+    };
+    if let Err(failure) = birth::answer(&answer).map_err(|trouble| trouble.in_step("answer")) {
+        eprintln!("keeper: {failure}");
+        return ExitCode::FAILURE;
+    }
+    let Ok(mut keeper) = born else {
+        return ExitCode::FAILURE;
+    };
+    match keeper.work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(errno) => {
+            eprintln!("keeper: wait for events: {errno}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn encode_answer(answer: &Result<u32, Failure>) -> Result<Vec<u8>, Trouble> {
+    wire::encode(answer).map_err(|error| Trouble::rule("answer", error.to_string()))
+}
+
+fn write_all(file: &impl std::os::fd::AsFd, bytes: &[u8], object: &str) -> Result<(), Trouble> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        left = &left[rustix::io::retry_on_intr(|| rustix::io::write(file, left)).about(object)?..];
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! The keeper's listening socket and the private socket between keeper and container init.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::{file, point};
+
+/// Drivers that may wait to be accepted.
+const BACKLOG: i32 = 16;
+
+/// A listening UNIX socket `directory/child`, non-blocking; a socket left there by a dead keeper is replaced.
+///
+/// The mode of the socket follows the umask. Changes the working directory to `/`: a socket address holds 108 bytes,
+/// which a long directory would not leave room for.
+pub(crate) fn listen_in(directory: &Path, child: &str) -> Result<OwnedFd, Errno> {
+    file::remove("runtime.unlink_socket", &directory.join(child))?;
+    point("runtime.bind_socket");
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::process::chdir(directory)?;
+    let bound = SocketAddrUnix::new(child).and_then(|address| rustix::net::bind(&socket, &address));
+    rustix::process::chdir("/")?;
+    bound?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Both ends of a packet socket, close-on-exec: (blocking end, non-blocking end).
+pub(crate) fn control_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (child, keeper) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&keeper, true)?;
+    Ok((child, keeper))
+}
