@@ -53,7 +53,11 @@ impl Faults {
 
 /// The descriptor of the trace, for a child that closes what it inherited.
 pub fn trace_descriptor() -> Option<BorrowedFd<'static>> {
-    FAULTS.get_or_init(Faults::from_env).trace.as_ref().map(|trace| trace.as_fd())
+    FAULTS
+        .get_or_init(Faults::from_env)
+        .trace
+        .as_ref()
+        .map(|trace| trace.as_fd())
 }
 
 /// Passes the point `name`: records it, and dies here if this is the armed one.
