@@ -258,16 +258,15 @@ impl Lab {
     pub fn down() -> Result<()> {
         // A damaged record must not keep the lab alive: all of it is known by name too.
         let state = State::load().unwrap_or_default();
-        if let Some(state) = state.as_ref().filter(|state| state.is_of_this_boot()) {
-            for process in state
-                .processes
-                .iter()
-                .chain(state.nodes.iter().filter_map(|node| node.init.as_ref()))
-            {
-                process.signal(Signal::KILL)?;
-            }
+        let current = state.as_ref().filter(|state| state.is_of_this_boot());
+        let processes: Vec<_> = current.into_iter().flat_map(State::all_processes).collect();
+        for process in &processes {
+            process.signal(Signal::KILL)?;
         }
         cgroups::remove(&cgroups::root()?)?;
+        for process in &processes {
+            process.wait_reaped();
+        }
         fabric::remove()?;
         for file in state.iter().flat_map(|state| &state.files) {
             remove_file_or_empty_dir(file)?;

@@ -99,6 +99,12 @@ impl State {
             .with_context(|| format!("write {}", path.display()))
     }
 
+    /// Every recorded process, inits of nodes included.
+    pub(crate) fn all_processes(&self) -> impl Iterator<Item = &ProcessRecord> {
+        let inits = self.nodes.iter().filter_map(|node| node.init.as_ref());
+        self.processes.iter().chain(inits)
+    }
+
     /// Is this still the boot the lab was started in?
     pub(crate) fn is_of_this_boot(&self) -> bool {
         boot_id().is_ok_and(|id| id == self.boot_id)
