@@ -6,7 +6,10 @@
 
 mod error;
 mod fault;
+#[allow(dead_code, unused_imports, reason = "the engine stands on it next")]
+mod images;
 #[allow(dead_code, reason = "the engine stands on it next")]
 mod state;
 
 pub use error::{Code, Error};
+pub use images::{Digest, DigestError, Reason, Reference, ReferenceError, Version};
