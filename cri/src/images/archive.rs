@@ -78,7 +78,11 @@ struct Extended {
 
 impl<R: Read> Reader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0 }
+        Self {
+            inner,
+            left: 0,
+            padding: 0,
+        }
     }
 
     /// The next member; none at the end of the archive.
@@ -88,7 +92,11 @@ impl<R: Read> Reader<R> {
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else {
-                return if announced { Err(malformed("", "ends after an extended header")) } else { Ok(None) };
+                return if announced {
+                    Err(malformed("", "ends after an extended header"))
+                } else {
+                    Ok(None)
+                };
             };
             let size = header.entry_size()?;
             match header.entry_type() {
@@ -148,7 +156,13 @@ impl<R: Read> Reader<R> {
             .iter()
             .enumerate()
             // The checksum's own field counts as spaces.
-            .map(|(at, byte)| if (148..156).contains(&at) { u32::from(b' ') } else { u32::from(*byte) })
+            .map(|(at, byte)| {
+                if (148..156).contains(&at) {
+                    u32::from(b' ')
+                } else {
+                    u32::from(*byte)
+                }
+            })
             .sum();
         if header.cksum()? != sum {
             return Err(malformed("", "header checksum does not match"));
@@ -189,7 +203,9 @@ impl<R: Read> Reader<R> {
                 b"uid" => set_once(&mut extended.uid, number(&value)?)?,
                 b"gid" => set_once(&mut extended.gid, number(&value)?)?,
                 b"mtime" => set_once(&mut extended.mtime, time(&value)?)?,
-                key if key.starts_with(b"GNU.sparse.") => return Err(malformed("", "sparse members are not taken")),
+                key if key.starts_with(b"GNU.sparse.") => {
+                    return Err(malformed("", "sparse members are not taken"));
+                }
                 key => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.")
                         && is_kept(name)
@@ -217,7 +233,10 @@ impl<R: Read> Reader<R> {
 
     fn member(&mut self, header: &Header, size: u64, extended: Extended) -> Result<Entry> {
         let name = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let shown = String::from_utf8_lossy(&name).chars().take(256).collect::<String>();
+        let shown = String::from_utf8_lossy(&name)
+            .chars()
+            .take(256)
+            .collect::<String>();
         let size = match extended.size {
             // Writers leave the header's field at 0 where the size does not fit.
             Some(pax) if pax != size && size != 0 => return Err(malformed(&shown, "two sizes that differ")),
@@ -231,7 +250,9 @@ impl<R: Read> Reader<R> {
         };
         let is_directory_name = name.ends_with(b"/");
         let kind = match header.entry_type() {
-            EntryType::Regular if is_directory_name && size == 0 && header.as_ustar().is_none() => Kind::Directory,
+            EntryType::Regular if is_directory_name && size == 0 && header.as_ustar().is_none() => {
+                Kind::Directory
+            }
             EntryType::Regular | EntryType::Continuous => Kind::File(size),
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symlink(target(link).map_err(|error| named(error, &shown))?),
@@ -240,7 +261,12 @@ impl<R: Read> Reader<R> {
             }
             EntryType::Fifo => Kind::Fifo,
             EntryType::Char | EntryType::Block => Kind::Device,
-            other => return Err(malformed(&shown, format!("type {:?} is not taken", char::from(other.as_byte())))),
+            other => {
+                return Err(malformed(
+                    &shown,
+                    format!("type {:?} is not taken", char::from(other.as_byte())),
+                ));
+            }
         };
         let content = match kind {
             Kind::File(size) => size,
@@ -258,7 +284,9 @@ impl<R: Read> Reader<R> {
             uid: id(extended.uid, header.uid()?)?,
             gid: id(extended.gid, header.gid()?)?,
             mode: header.mode()? & 0o7777,
-            mtime: extended.mtime.unwrap_or((i64::try_from(header.mtime()?).unwrap_or(i64::MAX), 0)),
+            mtime: extended
+                .mtime
+                .unwrap_or((i64::try_from(header.mtime()?).unwrap_or(i64::MAX), 0)),
             xattrs: extended.xattrs,
         };
         Ok(Entry { path, kind, metadata })
@@ -278,7 +306,11 @@ fn records(mut body: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let bad = || malformed("", "extended header cannot be read");
     let mut found = Vec::new();
     while !body.is_empty() {
-        let space = body.iter().take(8).position(|byte| *byte == b' ').ok_or_else(bad)?;
+        let space = body
+            .iter()
+            .take(8)
+            .position(|byte| *byte == b' ')
+            .ok_or_else(bad)?;
         let length = usize::try_from(number(&body[..space])?).map_err(|_| bad())?;
         if length <= space + 1 || length > body.len() || body[length - 1] != b'\n' {
             return Err(bad());
@@ -311,7 +343,10 @@ fn time(text: &[u8]) -> Result<(i64, u32)> {
     }
     let nanoseconds: u32 = format!("{:0<9.9}", fraction).parse().map_err(|_| bad())?;
     match (text.starts_with('-'), nanoseconds) {
-        (true, 1..) => Ok((seconds.checked_sub(1).ok_or_else(bad)?, 1_000_000_000 - nanoseconds)),
+        (true, 1..) => Ok((
+            seconds.checked_sub(1).ok_or_else(bad)?,
+            1_000_000_000 - nanoseconds,
+        )),
         _ => Ok((seconds, nanoseconds)),
     }
 }
@@ -360,17 +395,29 @@ fn set_once<T>(slot: &mut Option<T>, value: T) -> Result<()> {
 }
 
 fn malformed(entry: &str, reason: impl ToString) -> Error {
-    Error::Malformed { entry: entry.to_owned(), reason: reason.to_string() }
+    Error::Malformed {
+        entry: entry.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 fn bounds(entry: &str, limit: impl ToString) -> Error {
-    Error::Bounds { entry: entry.to_owned(), limit: limit.to_string() }
+    Error::Bounds {
+        entry: entry.to_owned(),
+        limit: limit.to_string(),
+    }
 }
 
 fn named(error: Error, name: &str) -> Error {
     match error {
-        Error::Malformed { reason, .. } => Error::Malformed { entry: name.to_owned(), reason },
-        Error::Bounds { limit, .. } => Error::Bounds { entry: name.to_owned(), limit },
+        Error::Malformed { reason, .. } => Error::Malformed {
+            entry: name.to_owned(),
+            reason,
+        },
+        Error::Bounds { limit, .. } => Error::Bounds {
+            entry: name.to_owned(),
+            limit,
+        },
         io => io,
     }
 }

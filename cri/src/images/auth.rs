@@ -20,7 +20,10 @@ const MAX_CHALLENGE: usize = 8 << 10;
 /// What the pod's pull secret gives.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    Basic { username: String, password: String },
+    Basic {
+        username: String,
+        password: String,
+    },
     /// Traded for a registry token.
     Identity(String),
     /// Sent as it is.
@@ -40,17 +43,27 @@ impl Credentials {
             return Ok(Some(Self::Identity(auth.identity_token.clone())));
         }
         if !auth.username.is_empty() {
-            return Ok(Some(Self::Basic { username: auth.username.clone(), password: auth.password.clone() }));
+            return Ok(Some(Self::Basic {
+                username: auth.username.clone(),
+                password: auth.password.clone(),
+            }));
         }
         if auth.auth.is_empty() {
             return Ok(None);
         }
-        let pair = STANDARD.decode(&auth.auth).map_err(|_| "auth of the credentials is not base64".to_owned())?;
+        let pair = STANDARD
+            .decode(&auth.auth)
+            .map_err(|_| "auth of the credentials is not base64".to_owned())?;
         let pair = String::from_utf8(pair).map_err(|_| "auth of the credentials is not text".to_owned())?;
-        let (username, password) = pair.split_once(':').ok_or("auth of the credentials has no colon")?;
+        let (username, password) = pair
+            .split_once(':')
+            .ok_or("auth of the credentials has no colon")?;
         // Docker's own tool pads passwords with NUL.
         let password = password.trim_end_matches('\0');
-        Ok(Some(Self::Basic { username: username.to_owned(), password: password.to_owned() }))
+        Ok(Some(Self::Basic {
+            username: username.to_owned(),
+            password: password.to_owned(),
+        }))
     }
 
     pub(crate) fn basic(&self) -> Option<HeaderValue> {
@@ -83,7 +96,11 @@ pub(crate) fn secret(value: &str) -> Option<HeaderValue> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
 }
 
 impl Challenge {
@@ -96,7 +113,10 @@ impl Challenge {
             .filter(|value| value.len() <= MAX_CHALLENGE)
             .filter_map(parse_challenge)
             .collect();
-        all.iter().find(|challenge| matches!(challenge, Self::Bearer { .. })).or(all.first()).cloned()
+        all.iter()
+            .find(|challenge| matches!(challenge, Self::Bearer { .. }))
+            .or(all.first())
+            .cloned()
     }
 }
 
@@ -118,7 +138,11 @@ fn parse_challenge(text: &str) -> Option<Challenge> {
             _ => {}
         }
     }
-    Some(Challenge::Bearer { realm: realm?, service, scope })
+    Some(Challenge::Bearer {
+        realm: realm?,
+        service,
+        scope,
+    })
 }
 
 fn parameters_of(mut rest: &str) -> Option<Vec<(String, String)>> {
@@ -165,10 +189,17 @@ pub(crate) fn check_target(base: &Url, target: &Url) -> Result<(), String> {
         return Err(format!("{} leads from https to {}", origin(base), origin(target)));
     }
     if is_local(target) && !is_local(base) {
-        return Err(format!("{} leads to this machine itself: {}", origin(base), origin(target)));
+        return Err(format!(
+            "{} leads to this machine itself: {}",
+            origin(base),
+            origin(target)
+        ));
     }
     if !target.username().is_empty() || target.password().is_some() {
-        return Err(format!("{} leads to an address with credentials in it", origin(base)));
+        return Err(format!(
+            "{} leads to an address with credentials in it",
+            origin(base)
+        ));
     }
     Ok(())
 }
@@ -192,18 +223,34 @@ impl TokenRequest {
         scope: &str,
         credentials: Option<&Credentials>,
     ) -> Result<Self, String> {
-        let mut url: Url = realm.parse().map_err(|error| format!("realm of the challenge: {error}"))?;
+        let mut url: Url = realm
+            .parse()
+            .map_err(|error| format!("realm of the challenge: {error}"))?;
         let service = service.map(|service| ("service", service));
         if let Some(Credentials::Identity(token)) = credentials {
             let form = Serializer::new(String::new())
-                .extend_pairs([("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "longshore")])
+                .extend_pairs([
+                    ("grant_type", "refresh_token"),
+                    ("refresh_token", token),
+                    ("client_id", "longshore"),
+                ])
                 .extend_pairs(service)
                 .append_pair("scope", scope)
                 .finish();
-            return Ok(Self { url, form: Some(form), authorization: None });
+            return Ok(Self {
+                url,
+                form: Some(form),
+                authorization: None,
+            });
         }
-        url.query_pairs_mut().extend_pairs(service).append_pair("scope", scope);
-        Ok(Self { url, form: None, authorization: credentials.and_then(Credentials::basic) })
+        url.query_pairs_mut()
+            .extend_pairs(service)
+            .append_pair("scope", scope);
+        Ok(Self {
+            url,
+            form: None,
+            authorization: credentials.and_then(Credentials::basic),
+        })
     }
 }
 
@@ -216,6 +263,9 @@ struct TokenAnswer {
 
 pub(crate) fn bearer_from(answer: &[u8]) -> Option<HeaderValue> {
     let answer: TokenAnswer = serde_json::from_slice(answer).ok()?;
-    let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
+    let token = answer
+        .token
+        .filter(|token| !token.is_empty())
+        .or(answer.access_token)?;
     secret(&format!("Bearer {token}"))
 }

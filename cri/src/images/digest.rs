@@ -45,7 +45,9 @@ impl Digest {
     /// # Errors
     /// [`DigestError`] for anything but 64 lower-case hexadecimal digits.
     pub fn from_hex(hex: &str) -> Result<Self, DigestError> {
-        let bad = || DigestError { text: hex.chars().take(96).collect() };
+        let bad = || DigestError {
+            text: hex.chars().take(96).collect(),
+        };
         let digits = hex.as_bytes();
         if digits.len() != 64 {
             return Err(bad());
@@ -70,7 +72,9 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let whole = |_| DigestError { text: text.chars().take(96).collect() };
+        let whole = |_| DigestError {
+            text: text.chars().take(96).collect(),
+        };
         Self::from_hex(text.strip_prefix("sha256:").unwrap_or_default()).map_err(whole)
     }
 }
@@ -95,6 +99,8 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }

@@ -17,12 +17,18 @@ pub(crate) const MAX_CONFIG: u64 = 8 << 20;
 const MAX_LAYERS: usize = 500;
 const MAX_MANIFESTS: usize = 4096;
 
-const MANIFESTS: [&str; 2] =
-    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
-const INDEXES: [&str; 2] =
-    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const MANIFESTS: [&str; 2] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+const INDEXES: [&str; 2] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+const CONFIGS: [&str; 2] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+];
 
 /// The `Accept` header of a manifest request.
 pub(crate) fn accepted() -> String {
@@ -81,27 +87,46 @@ impl Document {
     pub(crate) fn parse(object: &Digest, bytes: &[u8], said: Option<&str>) -> Result<(Self, String)> {
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| Error::malformed(object, error))?;
         if raw.schema_version != 2 || raw.fs_layers.is_some() {
-            return Err(Error::malformed(object, format!("schema version {} is not 2", raw.schema_version)));
+            return Err(Error::malformed(
+                object,
+                format!("schema version {} is not 2", raw.schema_version),
+            ));
         }
         let (document, types) = match (raw.config, raw.layers, raw.manifests) {
             (Some(config), Some(layers), None) => (Self::manifest(object, config, layers)?, MANIFESTS),
-            (None, None, Some(manifests)) if manifests.len() <= MAX_MANIFESTS => (Self::Index(manifests), INDEXES),
-            (None, None, Some(_)) => {
-                return Err(Error::Bounds { object: object.to_string(), limit: format!("{MAX_MANIFESTS} manifests") });
+            (None, None, Some(manifests)) if manifests.len() <= MAX_MANIFESTS => {
+                (Self::Index(manifests), INDEXES)
             }
-            _ => return Err(Error::malformed(object, "neither a manifest nor an index, or both")),
+            (None, None, Some(_)) => {
+                return Err(Error::Bounds {
+                    object: object.to_string(),
+                    limit: format!("{MAX_MANIFESTS} manifests"),
+                });
+            }
+            _ => {
+                return Err(Error::malformed(
+                    object,
+                    "neither a manifest nor an index, or both",
+                ));
+            }
         };
         // Types that say nothing about the kind (a web server's default) are no claim.
         let said = said.filter(|said| [MANIFESTS, INDEXES].concat().contains(said));
         for claim in [said, raw.media_type.as_deref()].into_iter().flatten() {
             if !types.contains(&claim) {
-                return Err(Error::malformed(object, format!("content is not {claim:?}, which it claims to be")));
+                return Err(Error::malformed(
+                    object,
+                    format!("content is not {claim:?}, which it claims to be"),
+                ));
             }
         }
         if let (Some(said), Some(body)) = (said, &raw.media_type)
             && said != body
         {
-            return Err(Error::malformed(object, format!("served as {said:?} but says {body:?}")));
+            return Err(Error::malformed(
+                object,
+                format!("served as {said:?} but says {body:?}"),
+            ));
         }
         let media_type = raw.media_type.as_deref().or(said).unwrap_or(types[0]).to_owned();
         Ok((document, media_type))
@@ -109,17 +134,29 @@ impl Document {
 
     fn manifest(object: &Digest, config: Descriptor, layers: Vec<Descriptor>) -> Result<Self> {
         if !CONFIGS.contains(&config.media_type.as_str()) {
-            let reason = format!("not a container image: its configuration is {:?}", config.media_type);
+            let reason = format!(
+                "not a container image: its configuration is {:?}",
+                config.media_type
+            );
             return Err(Error::malformed(object, reason));
         }
         if config.size > MAX_CONFIG {
-            return Err(Error::Bounds { object: config.digest.to_string(), limit: format!("{MAX_CONFIG} bytes") });
+            return Err(Error::Bounds {
+                object: config.digest.to_string(),
+                limit: format!("{MAX_CONFIG} bytes"),
+            });
         }
         if layers.len() > MAX_LAYERS {
-            return Err(Error::Bounds { object: object.to_string(), limit: format!("{MAX_LAYERS} layers") });
+            return Err(Error::Bounds {
+                object: object.to_string(),
+                limit: format!("{MAX_LAYERS} layers"),
+            });
         }
         if let Some(layer) = layers.iter().find(|layer| !is_layer(&layer.media_type)) {
-            return Err(Error::malformed(layer.digest, format!("layers of type {:?} are not taken", layer.media_type)));
+            return Err(Error::malformed(
+                layer.digest,
+                format!("layers of type {:?} are not taken", layer.media_type),
+            ));
         }
         Ok(Self::Manifest(Manifest { config, layers }))
     }
@@ -162,11 +199,17 @@ pub(crate) fn choose(index: &Digest, manifests: &[Descriptor]) -> Result<Descrip
                 && descriptor.platform.as_ref().is_some_and(|platform| {
                     platform.os == "linux"
                         && platform.architecture == architecture
-                        && platform.variant.as_deref().is_none_or(|variant| variant.is_empty() || variant == baseline)
+                        && platform
+                            .variant
+                            .as_deref()
+                            .is_none_or(|variant| variant.is_empty() || variant == baseline)
                 })
         })
         .cloned()
-        .ok_or_else(|| Error::NoPlatform { platform: format!("linux/{architecture}"), digest: *index })
+        .ok_or_else(|| Error::NoPlatform {
+            platform: format!("linux/{architecture}"),
+            digest: *index,
+        })
 }
 
 /// Reads an image configuration; its `diff_ids` must be as many as the manifest's layers. Gives it with the chain ids,
@@ -205,7 +248,9 @@ fn chain(diffs: &[Digest]) -> Vec<Layer> {
     diffs
         .iter()
         .map(|&diff_id| {
-            let chain_id = below.map_or(diff_id, |below| Digest::of(format!("{below} {diff_id}").as_bytes()));
+            let chain_id = below.map_or(diff_id, |below| {
+                Digest::of(format!("{below} {diff_id}").as_bytes())
+            });
             below = Some(chain_id);
             Layer { diff_id, chain_id }
         })

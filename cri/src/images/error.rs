@@ -29,9 +29,17 @@ pub(crate) enum Error {
     #[error("no match for platform {platform} in manifest {digest}: not found")]
     NoPlatform { platform: String, digest: Digest },
     #[error("{object}: unexpected digest {actual}, expected {expected}")]
-    DigestMismatch { object: String, expected: Digest, actual: Digest },
+    DigestMismatch {
+        object: String,
+        expected: Digest,
+        actual: Digest,
+    },
     #[error("{object}: unexpected size {actual}, expected {expected}")]
-    SizeMismatch { object: String, expected: u64, actual: u64 },
+    SizeMismatch {
+        object: String,
+        expected: u64,
+        actual: u64,
+    },
     #[error("{object}: more than {limit}")]
     Bounds { object: String, limit: String },
     /// A manifest, index or configuration that is not what it says.
@@ -39,7 +47,11 @@ pub(crate) enum Error {
     Malformed { object: String, reason: String },
     /// An entry of a layer that cannot be unpacked.
     #[error("failed to extract layer {layer}: entry {entry:?}: {reason}")]
-    Layer { layer: Digest, entry: String, reason: String },
+    Layer {
+        layer: Digest,
+        entry: String,
+        reason: String,
+    },
     /// The settings of a registry host.
     #[error("registry settings {path}: {reason}")]
     Hosts { path: String, reason: String },
@@ -82,7 +94,10 @@ impl Error {
     }
 
     pub(crate) fn malformed(object: impl ToString, reason: impl ToString) -> Self {
-        Self::Malformed { object: object.to_string(), reason: reason.to_string() }
+        Self::Malformed {
+            object: object.to_string(),
+            reason: reason.to_string(),
+        }
     }
 }
 

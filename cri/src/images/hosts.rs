@@ -47,21 +47,34 @@ pub(crate) struct Tls {
 
 /// The hosts for `registry` in the order they are asked; the registry itself, or what `server` names, is last.
 pub(crate) fn hosts_for(directory: Option<&Path>, registry: &str) -> Result<Vec<Host>> {
-    let Some((path, text)) = directory.map(|directory| find(directory, registry)).transpose()?.flatten() else {
+    let Some((path, text)) = directory
+        .map(|directory| find(directory, registry))
+        .transpose()?
+        .flatten()
+    else {
         return Ok(vec![registry_itself(registry)?]);
     };
-    let fail = |reason: String| Error::Hosts { path: path.display().to_string(), reason };
-    let table: Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
+    let fail = |reason: String| Error::Hosts {
+        path: path.display().to_string(),
+        reason,
+    };
+    let table: Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| fail(error.to_string()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
 
     let mut hosts = Vec::new();
     if let Some(entries) = table.get("host") {
-        let entries = entries.as_table().ok_or_else(|| fail("host is not a table".into()))?;
+        let entries = entries
+            .as_table()
+            .ok_or_else(|| fail("host is not a table".into()))?;
         if entries.len() > MAX_HOSTS {
             return Err(fail(format!("more than {MAX_HOSTS} hosts")));
         }
         for (name, settings) in entries {
-            let settings = settings.as_table().ok_or_else(|| fail(format!("host {name:?} is not a table")))?;
+            let settings = settings
+                .as_table()
+                .ok_or_else(|| fail(format!("host {name:?} is not a table")))?;
             hosts.push(host(name, settings, folder, true).map_err(fail)?);
         }
     }
@@ -70,7 +83,10 @@ pub(crate) fn hosts_for(directory: Option<&Path>, registry: &str) -> Result<Vec<
         Some(_) => return Err(fail("server is not a string".into())),
         None => {
             let itself = registry_itself(registry)?;
-            Host { base: itself.base, ..host("http://unused", &table, folder, false).map_err(fail)? }
+            Host {
+                base: itself.base,
+                ..host("http://unused", &table, folder, false).map_err(fail)?
+            }
         }
     };
     last.mirror = !is_own(&last.base, registry)?;
@@ -80,13 +96,17 @@ pub(crate) fn hosts_for(directory: Option<&Path>, registry: &str) -> Result<Vec<
 
 fn find(directory: &Path, registry: &str) -> Result<Option<(PathBuf, String)>> {
     // The registry is part of a path: the grammar of references allows no slash and no dot-dot in it.
-    let with_port = registry.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
+    let with_port = registry
+        .rsplit_once(':')
+        .map(|(host, port)| format!("{host}_{port}_"));
     let candidates = [Some(registry), with_port.as_deref(), Some("_default")];
     for name in candidates.into_iter().flatten() {
         let path = directory.join(name).join("hosts.toml");
         if let Some(bytes) = state::read_record(&path, MAX_FILE)? {
-            let text = String::from_utf8(bytes)
-                .map_err(|error| Error::Hosts { path: path.display().to_string(), reason: error.to_string() })?;
+            let text = String::from_utf8(bytes).map_err(|error| Error::Hosts {
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            })?;
             return Ok(Some((path, text)));
         }
     }
@@ -95,11 +115,27 @@ fn find(directory: &Path, registry: &str) -> Result<Option<(PathBuf, String)>> {
 
 /// The registry as its name says: TLS, except on this machine itself.
 fn registry_itself(registry: &str) -> Result<Host> {
-    let name = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-    let bad = |reason: String| Error::Hosts { path: registry.to_owned(), reason };
-    let url: Url = format!("https://{name}/v2/").parse().map_err(|error: url::ParseError| bad(error.to_string()))?;
-    let plain = is_local(&url) && url.port().is_some_and(|port| port != 443) || is_local(&url) && !name.contains(':');
-    let base = if plain { format!("http://{name}/v2/").parse().map_err(|e: url::ParseError| bad(e.to_string()))? } else { url };
+    let name = if registry == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        registry
+    };
+    let bad = |reason: String| Error::Hosts {
+        path: registry.to_owned(),
+        reason,
+    };
+    let url: Url = format!("https://{name}/v2/")
+        .parse()
+        .map_err(|error: url::ParseError| bad(error.to_string()))?;
+    let plain =
+        is_local(&url) && url.port().is_some_and(|port| port != 443) || is_local(&url) && !name.contains(':');
+    let base = if plain {
+        format!("http://{name}/v2/")
+            .parse()
+            .map_err(|e: url::ParseError| bad(e.to_string()))?
+    } else {
+        url
+    };
     Ok(Host {
         base,
         pull: true,
@@ -116,7 +152,11 @@ fn is_own(base: &Url, registry: &str) -> Result<bool> {
 }
 
 fn host(name: &str, settings: &Table, folder: &Path, mirror: bool) -> std::result::Result<Host, String> {
-    let full = if name.contains("://") { name.to_owned() } else { format!("https://{name}") };
+    let full = if name.contains("://") {
+        name.to_owned()
+    } else {
+        format!("https://{name}")
+    };
     let mut base: Url = full.parse().map_err(|error| format!("{name:?}: {error}"))?;
     if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
         return Err(format!("{name:?} is not an http or https URL"));
@@ -132,7 +172,11 @@ fn host(name: &str, settings: &Table, folder: &Path, mirror: bool) -> std::resul
         Some(value) => strings("capabilities", value)?,
     };
     let files = |key: &'static str| -> std::result::Result<Vec<PathBuf>, String> {
-        let names = settings.get(key).map(|value| strings(key, value)).transpose()?.unwrap_or_default();
+        let names = settings
+            .get(key)
+            .map(|value| strings(key, value))
+            .transpose()?
+            .unwrap_or_default();
         Ok(names.into_iter().map(|name| folder.join(name)).collect())
     };
     Ok(Host {
@@ -140,7 +184,11 @@ fn host(name: &str, settings: &Table, folder: &Path, mirror: bool) -> std::resul
         pull: capabilities.iter().any(|capability| capability == "pull"),
         resolve: capabilities.iter().any(|capability| capability == "resolve"),
         mirror,
-        tls: Tls { skip_verify: flag(settings, "skip_verify")?, ca: files("ca")?, client: files("client")? },
+        tls: Tls {
+            skip_verify: flag(settings, "skip_verify")?,
+            ca: files("ca")?,
+            client: files("client")?,
+        },
         headers: headers(settings)?,
     })
 }
@@ -148,7 +196,9 @@ fn host(name: &str, settings: &Table, folder: &Path, mirror: bool) -> std::resul
 fn flag(settings: &Table, key: &str) -> std::result::Result<bool, String> {
     match settings.get(key) {
         None => Ok(false),
-        Some(value) => value.as_bool().ok_or_else(|| format!("{key} is not true or false")),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| format!("{key} is not true or false")),
     }
 }
 
@@ -157,8 +207,15 @@ fn strings(key: &str, value: &Value) -> std::result::Result<Vec<String>, String>
     match value {
         Value::String(text) => Ok(vec![text.clone()]),
         Value::Array(items) => {
-            let parts = items.iter().map(|item| strings(key, item)).collect::<std::result::Result<Vec<_>, _>>()?;
-            Ok(parts.into_iter().flatten().filter(|text| !text.is_empty()).collect())
+            let parts = items
+                .iter()
+                .map(|item| strings(key, item))
+                .collect::<std::result::Result<Vec<_>, _>>()?;
+            Ok(parts
+                .into_iter()
+                .flatten()
+                .filter(|text| !text.is_empty())
+                .collect())
         }
         _ => Err(format!("{key} is not a string or a list of strings")),
     }
@@ -171,7 +228,11 @@ fn headers(settings: &Table) -> std::result::Result<Vec<(String, String)>, Strin
     let table = table.as_table().ok_or("header is not a table")?;
     let mut headers = Vec::new();
     for (name, value) in table {
-        headers.extend(strings("header", value)?.into_iter().map(|value| (name.clone(), value)));
+        headers.extend(
+            strings("header", value)?
+                .into_iter()
+                .map(|value| (name.clone(), value)),
+        );
     }
     Ok(headers)
 }

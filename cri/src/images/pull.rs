@@ -65,7 +65,10 @@ impl Puller {
         let _alone = self.references.enter(reference.to_string()).await;
         self.pull_reference(&reference, auth)
             .await
-            .map_err(|source| Error::Pull { reference: reference.to_string(), source: Box::new(source) })
+            .map_err(|source| Error::Pull {
+                reference: reference.to_string(),
+                source: Box::new(source),
+            })
     }
 
     async fn pull_reference(&self, reference: &Reference, auth: Option<&AuthConfig>) -> Result<Image> {
@@ -88,7 +91,13 @@ impl Puller {
         let (config, layers) = self.config(&content).await?;
         kept.push(self.store.keep(layers.iter().map(|layer| layer.chain_id)));
         self.fetch_layers(&session, &content, &layers).await?;
-        let resolved = Resolved { target, manifest, content, config: Arc::new(config), layers };
+        let resolved = Resolved {
+            target,
+            manifest,
+            content,
+            config: Arc::new(config),
+            layers,
+        };
         let (store, reference) = (Arc::clone(&self.store), reference.clone());
         let image = blocking("store image", move || store.commit(&reference, resolved)).await;
         drop(kept);
@@ -100,8 +109,13 @@ impl Puller {
         let (document, media_type) =
             Document::parse(&fetched.digest, &fetched.bytes, fetched.content_type.as_deref())?;
         let size = fetched.bytes.len() as u64;
-        let descriptor =
-            Descriptor { media_type, digest: fetched.digest, size, platform: None, annotations: Default::default() };
+        let descriptor = Descriptor {
+            media_type,
+            digest: fetched.digest,
+            size,
+            platform: None,
+            annotations: Default::default(),
+        };
         let store = Arc::clone(&self.store);
         blocking("write manifest", move || store.write_small(&fetched.bytes)).await?;
         Ok((descriptor, document))
@@ -112,7 +126,11 @@ impl Puller {
         let fetched = session.document(chosen.digest).await?;
         if fetched.bytes.len() as u64 != chosen.size {
             let (object, actual) = (format!("manifest {}", chosen.digest), fetched.bytes.len() as u64);
-            return Err(Error::SizeMismatch { object, expected: chosen.size, actual });
+            return Err(Error::SizeMismatch {
+                object,
+                expected: chosen.size,
+                actual,
+            });
         }
         match self.store_document(fetched).await? {
             (_, Document::Manifest(content)) => Ok((chosen, content)),
@@ -121,7 +139,11 @@ impl Puller {
     }
 
     async fn config(&self, content: &Manifest) -> Result<(oci_spec::image::ImageConfiguration, Vec<Layer>)> {
-        let (store, descriptor, layers) = (Arc::clone(&self.store), content.config.clone(), content.layers.len());
+        let (store, descriptor, layers) = (
+            Arc::clone(&self.store),
+            content.config.clone(),
+            content.layers.len(),
+        );
         blocking("read configuration", move || {
             let bytes = store.read_small(&descriptor, MAX_CONFIG)?;
             document::parse_config(&descriptor.digest, &bytes, layers)
@@ -146,8 +168,14 @@ impl Puller {
         if self.store.has_layer(&layer.chain_id) {
             return Ok(());
         }
-        let permit = Arc::clone(&self.unpacks).acquire_owned().await.expect("the semaphore is never closed");
-        let (from, to) = (self.store.blob_path(&blob.digest), self.store.layer_path(&layer.chain_id));
+        let permit = Arc::clone(&self.unpacks)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        let (from, to) = (
+            self.store.blob_path(&blob.digest),
+            self.store.layer_path(&layer.chain_id),
+        );
         let (diff_id, limits) = (layer.diff_id, self.limits);
         blocking("unpack layer", move || {
             // Held by the work itself: a caller that goes away leaves it running.
@@ -174,7 +202,11 @@ impl Puller {
             let Some(problem) = problem else {
                 return blocking("commit blob", move || ingest.commit()).await;
             };
-            attempts = if ingest.written() > before { 0 } else { attempts + 1 };
+            attempts = if ingest.written() > before {
+                0
+            } else {
+                attempts + 1
+            };
             if attempts == ATTEMPTS || problem.kind() != Kind::RegistryUnavailable {
                 return Err(problem);
             }
@@ -186,7 +218,11 @@ impl Puller {
 }
 
 /// Receives what is missing of a blob. Gives back what it has, and why it stopped before the end if it did.
-async fn transfer(session: &Session, blob: &Descriptor, mut ingest: Ingest) -> Result<(Ingest, Option<Error>)> {
+async fn transfer(
+    session: &Session,
+    blob: &Descriptor,
+    mut ingest: Ingest,
+) -> Result<(Ingest, Option<Error>)> {
     let mut body = match session.blob(blob.digest, ingest.written()).await {
         Ok(body) => body,
         Err(error) => return Ok((ingest, Some(error))),
@@ -214,7 +250,11 @@ async fn transfer(session: &Session, blob: &Descriptor, mut ingest: Ingest) -> R
     drop(sender);
     let ingest = joined("write blob", writer.await)?;
     if broken.is_none() && ingest.written() < blob.size {
-        broken = Some(format!("transfer ended after {} of {} bytes", ingest.written(), blob.size));
+        broken = Some(format!(
+            "transfer ended after {} of {} bytes",
+            ingest.written(),
+            blob.size
+        ));
     }
     let problem = broken.map(|reason| Error::RegistryUnavailable {
         reference: format!("blob {}", blob.digest),
@@ -247,7 +287,12 @@ fn joined<T>(
     operation: &'static str,
     result: std::result::Result<Result<T>, tokio::task::JoinError>,
 ) -> Result<T> {
-    result.unwrap_or_else(|error| Err(Error::Task { operation, reason: error.to_string() }))
+    result.unwrap_or_else(|error| {
+        Err(Error::Task {
+            operation,
+            reason: error.to_string(),
+        })
+    })
 }
 
 /// Lets one at a time do the work of a key.

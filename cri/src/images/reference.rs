@@ -94,7 +94,10 @@ impl Reference {
     /// The same repository at a fixed content.
     #[must_use]
     pub fn at(&self, digest: Digest) -> Self {
-        Self { version: Version::Digest(digest), ..self.clone() }
+        Self {
+            version: Version::Digest(digest),
+            ..self.clone()
+        }
     }
 }
 
@@ -111,7 +114,10 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(name: &str) -> Result<Self, ReferenceError> {
-        parse(name).map_err(|reason| ReferenceError { name: name.chars().take(512).collect(), reason })
+        parse(name).map_err(|reason| ReferenceError {
+            name: name.chars().take(512).collect(),
+            reason,
+        })
     }
 }
 
@@ -134,8 +140,11 @@ fn parse(name: &str) -> Result<Reference, Reason> {
     if !is_domain(domain) || !path.split('/').all(is_path_component) || !tag.is_none_or(is_tag) {
         return Err(Reason::Format);
     }
-    let path =
-        if domain == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+    let path = if domain == DOCKER_HUB && !path.contains('/') {
+        format!("library/{path}")
+    } else {
+        path.to_owned()
+    };
     if path.len() > MAX_PATH {
         return Err(Reason::TooLong);
     }
@@ -143,7 +152,11 @@ fn parse(name: &str) -> Result<Reference, Reason> {
         Some(digest) => Version::Digest(digest),
         None => Version::Tag(tag.unwrap_or("latest").to_owned()),
     };
-    Ok(Reference { domain: domain.to_owned(), path, version })
+    Ok(Reference {
+        domain: domain.to_owned(),
+        path,
+        version,
+    })
 }
 
 /// The part before the first slash is a host only if it looks like one.
@@ -164,7 +177,9 @@ fn split_domain(name: &str) -> (&str, &str) {
 fn parse_digest(text: &str) -> Result<Digest, Reason> {
     let (algorithm, hex) = text.split_once(':').ok_or(Reason::Format)?;
     let known_shape = !algorithm.is_empty()
-        && algorithm.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_+.".contains(&byte));
+        && algorithm
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_+.".contains(&byte));
     if !known_shape || hex.len() < 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Reason::Format);
     }
@@ -192,7 +207,9 @@ fn is_domain(domain: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };

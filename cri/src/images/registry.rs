@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
+};
 use reqwest::{Client, Response, StatusCode};
 use url::Url;
 
@@ -87,7 +89,10 @@ impl Registries {
             // Losing the race means another thread has just installed it.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        Self { directory, clients: Mutex::default() }
+        Self {
+            directory,
+            clients: Mutex::default(),
+        }
     }
 
     /// Opens the way to `reference`.
@@ -96,7 +101,10 @@ impl Registries {
         reference: &Reference,
         auth: Option<&proto::cri::AuthConfig>,
     ) -> Result<Session> {
-        let denied = |reason| Error::Denied { reference: reference.to_string(), reason };
+        let denied = |reason| Error::Denied {
+            reference: reference.to_string(),
+            reason,
+        };
         let credentials = auth
             .map(|auth| Credentials::for_registry(auth, reference.domain()).map_err(denied))
             .transpose()?
@@ -137,7 +145,8 @@ fn build(tls: Option<&Tls>) -> std::result::Result<Client, String> {
                 builder = builder.tls_certs_merge(certificates.map_err(|error| chain(&error))?);
             }
             if !tls.client.is_empty() {
-                let identity = reqwest::Identity::from_pem(&pem(&tls.client)?).map_err(|error| chain(&error))?;
+                let identity =
+                    reqwest::Identity::from_pem(&pem(&tls.client)?).map_err(|error| chain(&error))?;
                 builder = builder.identity(identity);
             }
         }
@@ -171,11 +180,19 @@ impl Session {
 
     async fn manifest(&self, version: &str, expected: Option<Digest>) -> Result<Fetched> {
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_str(&accepted()).expect("media types are plain text"));
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_str(&accepted()).expect("media types are plain text"),
+        );
         let path = format!("manifests/{version}");
         let usable = |host: &Host| host.pull && (expected.is_some() || host.resolve);
         let response = self.first(usable, &path, &headers).await?;
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok().map(str::to_owned));
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok().map(str::to_owned))
+        };
         let content_type = header(CONTENT_TYPE.as_str())
             .map(|value| value.split(';').next().unwrap_or_default().trim().to_owned());
         let said = header("docker-content-digest");
@@ -188,10 +205,18 @@ impl Session {
         let said = said.and_then(|said| said.parse().ok());
         for expected in [expected, said].into_iter().flatten() {
             if expected != digest {
-                return Err(Error::DigestMismatch { object, expected, actual: digest });
+                return Err(Error::DigestMismatch {
+                    object,
+                    expected,
+                    actual: digest,
+                });
             }
         }
-        Ok(Fetched { bytes, digest, content_type })
+        Ok(Fetched {
+            bytes,
+            digest,
+            content_type,
+        })
     }
 
     /// Opens the blob `digest` at `offset`; a host may answer from the beginning.
@@ -199,22 +224,37 @@ impl Session {
         let mut headers = HeaderMap::new();
         if offset > 0 {
             let range = format!("bytes={offset}-");
-            headers.insert(RANGE, HeaderValue::from_str(&range).expect("digits are plain text"));
+            headers.insert(
+                RANGE,
+                HeaderValue::from_str(&range).expect("digits are plain text"),
+            );
         }
-        let response = self.first(|host| host.pull, &format!("blobs/{digest}"), &headers).await?;
-        let begins = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let response = self
+            .first(|host| host.pull, &format!("blobs/{digest}"), &headers)
+            .await?;
+        let begins = response
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|range| range.to_str().ok());
         let offset = match response.status() {
             StatusCode::PARTIAL_CONTENT => begins
                 .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
                 .filter(|begins| *begins == offset)
-                .ok_or_else(|| self.protocol(format!("blob {digest}: another range than the one asked for")))?,
+                .ok_or_else(|| {
+                    self.protocol(format!("blob {digest}: another range than the one asked for"))
+                })?,
             _ => 0,
         };
         Ok(Body { response, offset })
     }
 
     /// The first usable host's answer; if none has it, the failure that tells most.
-    async fn first(&self, usable: impl Fn(&Host) -> bool, path: &str, headers: &HeaderMap) -> Result<Response> {
+    async fn first(
+        &self,
+        usable: impl Fn(&Host) -> bool,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response> {
         let mut worst: Option<Failure> = None;
         for host in self.hosts.iter().filter(|host| usable(host)) {
             match self.ask(host, path, headers).await {
@@ -238,7 +278,12 @@ impl Session {
     }
 
     /// Asks one host, with a token if it wants one.
-    async fn ask(&self, host: &Host, path: &str, headers: &HeaderMap) -> std::result::Result<Response, Failure> {
+    async fn ask(
+        &self,
+        host: &Host,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> std::result::Result<Response, Failure> {
         let mut url = host
             .base
             .join(&format!("{}/{path}", self.reference.path()))
@@ -260,7 +305,12 @@ impl Session {
     }
 
     /// GET with redirects.
-    async fn follow(&self, host: &Host, start: Url, headers: &HeaderMap) -> std::result::Result<Response, Failure> {
+    async fn follow(
+        &self,
+        host: &Host,
+        start: Url,
+        headers: &HeaderMap,
+    ) -> std::result::Result<Response, Failure> {
         let mut url = start;
         for _ in 0..=MAX_REDIRECTS {
             let own = url.origin() == host.base.origin();
@@ -283,7 +333,10 @@ impl Session {
             auth::check_target(&host.base, &next).map_err(Failure::Refused)?;
             url = next;
         }
-        Err(Failure::Refused(format!("{}: more than {MAX_REDIRECTS} redirects", auth::origin(&host.base))))
+        Err(Failure::Refused(format!(
+            "{}: more than {MAX_REDIRECTS} redirects",
+            auth::origin(&host.base)
+        )))
     }
 
     fn client(&self, url: &Url, tls: &Tls) -> std::result::Result<Client, Failure> {
@@ -304,14 +357,22 @@ impl Session {
         }
         match challenge {
             Some(Challenge::Basic) => {
-                self.credentials.as_ref().and_then(Credentials::basic).ok_or_else(|| {
-                    Failure::Denied(format!("{}: no basic auth credentials", auth::origin(&host.base)))
-                })
+                self.credentials
+                    .as_ref()
+                    .and_then(Credentials::basic)
+                    .ok_or_else(|| {
+                        Failure::Denied(format!("{}: no basic auth credentials", auth::origin(&host.base)))
+                    })
             }
-            Some(Challenge::Bearer { realm, service, scope }) => {
+            Some(Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            }) => {
                 let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.reference.path()));
-                let request = TokenRequest::new(&realm, service.as_deref(), &scope, self.credentials.as_ref())
-                    .map_err(Failure::Refused)?;
+                let request =
+                    TokenRequest::new(&realm, service.as_deref(), &scope, self.credentials.as_ref())
+                        .map_err(Failure::Refused)?;
                 self.token(host, request).await
             }
             None => Err(refused()),
@@ -320,14 +381,19 @@ impl Session {
 
     async fn token(&self, host: &Host, wanted: TokenRequest) -> std::result::Result<HeaderValue, Failure> {
         auth::check_target(&host.base, &wanted.url).map_err(Failure::Refused)?;
-        let tls = if wanted.url.origin() == host.base.origin() { host.tls.clone() } else { Tls::default() };
+        let tls = if wanted.url.origin() == host.base.origin() {
+            host.tls.clone()
+        } else {
+            Tls::default()
+        };
         let client = self.client(&wanted.url, &tls)?;
         let url = wanted.url.clone();
         let mut request = match wanted.form {
             None => client.get(wanted.url),
-            Some(form) => {
-                client.post(wanted.url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
-            }
+            Some(form) => client
+                .post(wanted.url)
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form),
         };
         if let Some(authorization) = wanted.authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -337,26 +403,39 @@ impl Session {
         match response.status() {
             status if status.is_success() => {}
             status if status.is_client_error() => {
-                return Err(Failure::Denied(format!("failed to fetch token from {from}: {status}")));
+                return Err(Failure::Denied(format!(
+                    "failed to fetch token from {from}: {status}"
+                )));
             }
-            status => return Err(Failure::Unreachable(format!("failed to fetch token from {from}: {status}"))),
+            status => {
+                return Err(Failure::Unreachable(format!(
+                    "failed to fetch token from {from}: {status}"
+                )));
+            }
         }
-        let answer = bounded(response, MAX_TOKEN)
-            .await
-            .map_err(|_| Failure::Unreachable(format!("failed to fetch token from {from}: answer broke off")))?;
+        let answer = bounded(response, MAX_TOKEN).await.map_err(|_| {
+            Failure::Unreachable(format!("failed to fetch token from {from}: answer broke off"))
+        })?;
         auth::bearer_from(&answer).ok_or_else(|| Failure::Refused(format!("{from} gave no token")))
     }
 
     fn protocol(&self, reason: String) -> Error {
-        Error::Protocol { reference: self.reference.to_string(), reason }
+        Error::Protocol {
+            reference: self.reference.to_string(),
+            reason,
+        }
     }
 
     fn transfer(&self, problem: Problem, object: &str, limit: u64) -> Error {
         match problem {
-            Problem::TooLarge => Error::Bounds { object: object.to_owned(), limit: format!("{limit} bytes") },
-            Problem::Broken(reason) => {
-                Error::RegistryUnavailable { reference: self.reference.to_string(), reason }
-            }
+            Problem::TooLarge => Error::Bounds {
+                object: object.to_owned(),
+                limit: format!("{limit} bytes"),
+            },
+            Problem::Broken(reason) => Error::RegistryUnavailable {
+                reference: self.reference.to_string(),
+                reason,
+            },
         }
     }
 }
@@ -364,7 +443,12 @@ impl Session {
 /// Success, or the failure the status stands for.
 fn judge(response: Response) -> std::result::Result<Response, Failure> {
     let status = response.status();
-    let what = || format!("unexpected status from GET request to {}: {status}", shown(response.url()));
+    let what = || {
+        format!(
+            "unexpected status from GET request to {}: {status}",
+            shown(response.url())
+        )
+    };
     match status {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
         StatusCode::NOT_FOUND => Err(Failure::NotFound),
@@ -380,9 +464,15 @@ fn redirect(response: &Response) -> std::result::Result<Option<Url>, String> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| format!("{}: redirect without a place", shown(response.url())))?;
-    let next = response.url().join(location).map_err(|error| format!("{}: {error}", shown(response.url())))?;
+    let next = response
+        .url()
+        .join(location)
+        .map_err(|error| format!("{}: {error}", shown(response.url())))?;
     Ok(Some(next))
 }
 
@@ -392,7 +482,11 @@ fn shown(url: &Url) -> String {
 }
 
 fn unreachable(url: &Url, error: reqwest::Error) -> Failure {
-    Failure::Unreachable(format!("failed to do request: Get \"{}\": {}", shown(url), chain(&error.without_url())))
+    Failure::Unreachable(format!(
+        "failed to do request: Get \"{}\": {}",
+        shown(url),
+        chain(&error.without_url())
+    ))
 }
 
 /// The error with all its causes; the outer ones alone say little.
@@ -421,7 +515,11 @@ async fn bounded(mut response: Response, limit: u64) -> std::result::Result<Byte
         return Err(Problem::TooLarge);
     }
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| Problem::Broken(chain(&error.without_url())))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| Problem::Broken(chain(&error.without_url())))?
+    {
         if bytes.len() as u64 + chunk.len() as u64 > limit {
             return Err(Problem::TooLarge);
         }

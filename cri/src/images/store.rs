@@ -19,9 +19,9 @@ use super::reference::{Reference, Version};
 use crate::state;
 
 mod rebuild;
-mod usage;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const PINNED: &str = "dev.longshore.pinned";
@@ -101,9 +101,17 @@ impl Store {
         }
         let layout = root.join("oci-layout");
         if state::read_record(&layout, MAX_DOCUMENT)?.is_none() {
-            state::write_record("cri.write_oci_layout", &layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            state::write_record(
+                "cri.write_oci_layout",
+                &layout,
+                br#"{"imageLayoutVersion":"1.0.0"}"#,
+            )?;
         }
-        let store = Self { root: root.to_owned(), contents: Mutex::default(), usages: Mutex::default() };
+        let store = Self {
+            root: root.to_owned(),
+            contents: Mutex::default(),
+            usages: Mutex::default(),
+        };
         let entries = store.load()?;
         let mut contents = Contents::default();
         for entry in entries {
@@ -112,7 +120,9 @@ impl Store {
                     contents.resolved.insert(entry.digest, Arc::new(resolved));
                     contents.entries.push(entry);
                 }
-                Err(error) => tracing::warn!(image = %entry.digest, %error, "image is not whole and counts as absent"),
+                Err(error) => {
+                    tracing::warn!(image = %entry.digest, %error, "image is not whole and counts as absent")
+                }
             }
         }
         *store.lock() = contents;
@@ -127,7 +137,9 @@ impl Store {
         match serde_json::from_slice::<Index>(&bytes) {
             Ok(index) if index.schema_version == 2 => Ok(index.manifests),
             broken => {
-                let reason = broken.err().map_or_else(|| "unknown version".to_owned(), |error| error.to_string());
+                let reason = broken
+                    .err()
+                    .map_or_else(|| "unknown version".to_owned(), |error| error.to_string());
                 let aside = self.root.join("index.json.damaged");
                 tracing::warn!(path = %path.display(), aside = %aside.display(), reason, "image index is rebuilt");
                 state::rename("cri.quarantine_image_index", &path, &aside)?;
@@ -147,7 +159,9 @@ impl Store {
                 let chosen = document::choose(&entry.digest, &manifests)?;
                 match self.read_document(&chosen)? {
                     Document::Manifest(content) => (chosen, content),
-                    Document::Index(_) => return Err(Error::malformed(chosen.digest, "an index in an index")),
+                    Document::Index(_) => {
+                        return Err(Error::malformed(chosen.digest, "an index in an index"));
+                    }
                 }
             }
         };
@@ -161,8 +175,17 @@ impl Store {
         if let Some(layer) = layers.iter().find(|layer| !self.has_layer(&layer.chain_id)) {
             return Err(Error::malformed(layer.chain_id, "unpacked layer is missing"));
         }
-        let target = Descriptor { annotations: BTreeMap::new(), ..entry.clone() };
-        Ok(Resolved { target, manifest, content, config: Arc::new(config), layers })
+        let target = Descriptor {
+            annotations: BTreeMap::new(),
+            ..entry.clone()
+        };
+        Ok(Resolved {
+            target,
+            manifest,
+            content,
+            config: Arc::new(config),
+            layers,
+        })
     }
 
     fn read_document(&self, descriptor: &Descriptor) -> Result<Document> {
@@ -178,7 +201,11 @@ impl Store {
         let actual = Digest::of(&bytes);
         if actual != descriptor.digest {
             let object = path.display().to_string();
-            return Err(Error::DigestMismatch { object, expected: descriptor.digest, actual });
+            return Err(Error::DigestMismatch {
+                object,
+                expected: descriptor.digest,
+                actual,
+            });
         }
         Ok(bytes)
     }
@@ -205,7 +232,9 @@ impl Store {
     }
 
     pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> bool {
-        self.blob_path(&descriptor.digest).metadata().is_ok_and(|metadata| metadata.len() == descriptor.size)
+        self.blob_path(&descriptor.digest)
+            .metadata()
+            .is_ok_and(|metadata| metadata.len() == descriptor.size)
     }
 
     pub(crate) fn has_layer(&self, chain_id: &Digest) -> bool {
@@ -225,7 +254,12 @@ impl Store {
         if image.layers.is_empty() {
             return vec![self.root.join("layers/empty")];
         }
-        image.layers.iter().rev().map(|layer| self.layer_path(&layer.chain_id)).collect()
+        image
+            .layers
+            .iter()
+            .rev()
+            .map(|layer| self.layer_path(&layer.chain_id))
+            .collect()
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -240,13 +274,18 @@ impl Store {
         let mut contents = self.lock();
         let mut entries = contents.entries.clone();
         for name in BTreeSet::from([reference.to_string(), by_digest]) {
-            let pinned = entries.iter().any(|entry| name_of(entry) == Some(&name) && is_pinned(entry));
+            let pinned = entries
+                .iter()
+                .any(|entry| name_of(entry) == Some(&name) && is_pinned(entry));
             entries.retain(|entry| name_of(entry) != Some(&name));
             let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), name)]);
             if pinned {
                 annotations.insert(PINNED.to_owned(), "true".to_owned());
             }
-            entries.push(Descriptor { annotations, ..target.clone() });
+            entries.push(Descriptor {
+                annotations,
+                ..target.clone()
+            });
         }
         // A rebuilt entry has no name; now it has.
         entries.retain(|entry| entry.digest != target.digest || name_of(entry).is_some());
@@ -265,7 +304,11 @@ impl Store {
 
     pub(crate) fn list(&self) -> Vec<Image> {
         let contents = self.lock();
-        let ids: BTreeSet<Digest> = contents.resolved.values().map(|resolved| resolved.content.config.digest).collect();
+        let ids: BTreeSet<Digest> = contents
+            .resolved
+            .values()
+            .map(|resolved| resolved.content.config.digest)
+            .collect();
         ids.iter().filter_map(|id| view(&contents, id)).collect()
     }
 
@@ -281,8 +324,12 @@ impl Store {
             .filter(|(_, resolved)| resolved.content.config.digest == id)
             .map(|(target, _)| *target)
             .collect();
-        let entries: Vec<_> =
-            contents.entries.iter().filter(|entry| !gone.contains(&entry.digest)).cloned().collect();
+        let entries: Vec<_> = contents
+            .entries
+            .iter()
+            .filter(|entry| !gone.contains(&entry.digest))
+            .cloned()
+            .collect();
         self.write_index(&entries)?;
         contents.entries = entries;
         contents.resolved.retain(|target, _| !gone.contains(target));
@@ -292,10 +339,15 @@ impl Store {
     /// Marks an image as kept by garbage collection, or not.
     pub(crate) fn pin(&self, name: &str, pinned: bool) -> Result<()> {
         let mut contents = self.lock();
-        let id = id_of(&contents, name).ok_or_else(|| Error::NotFound { reference: name.to_owned() })?;
+        let id = id_of(&contents, name).ok_or_else(|| Error::NotFound {
+            reference: name.to_owned(),
+        })?;
         let mut entries = contents.entries.clone();
         for entry in &mut entries {
-            let of_image = contents.resolved.get(&entry.digest).is_some_and(|found| found.content.config.digest == id);
+            let of_image = contents
+                .resolved
+                .get(&entry.digest)
+                .is_some_and(|found| found.content.config.digest == id);
             match (of_image, pinned) {
                 (true, true) => drop(entry.annotations.insert(PINNED.to_owned(), "true".to_owned())),
                 (true, false) => drop(entry.annotations.remove(PINNED)),
@@ -324,7 +376,10 @@ impl Store {
         for digest in &digests {
             *contents.pulling.entry(*digest).or_default() += 1;
         }
-        Kept { store: Arc::clone(self), digests }
+        Kept {
+            store: Arc::clone(self),
+            digests,
+        }
     }
 
     /// Removes blobs and layers that no image, pull or container needs.
@@ -343,7 +398,10 @@ impl Store {
             let entries = std::fs::read_dir(&folder).map_err(state::Error::at("list", &folder))?;
             for entry in entries {
                 let entry = entry.map_err(state::Error::at("list", &folder))?;
-                let named = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
+                let named = entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| Digest::from_hex(name).ok());
                 // Names that are no digest are someone else's: temporary files of pulls, the empty layer.
                 if named.is_none_or(|digest| needed.contains(&digest)) {
                     continue;
@@ -365,9 +423,17 @@ impl Store {
     }
 
     fn write_index(&self, entries: &[Descriptor]) -> Result<()> {
-        let index = Index { schema_version: 2, media_type: index_type(), manifests: entries.to_vec() };
+        let index = Index {
+            schema_version: 2,
+            media_type: index_type(),
+            manifests: entries.to_vec(),
+        };
         let bytes = serde_json::to_vec(&index).expect("plain strings and numbers serialise");
-        Ok(state::write_record("cri.write_image_index", &self.index_path(), &bytes)?)
+        Ok(state::write_record(
+            "cri.write_image_index",
+            &self.index_path(),
+            &bytes,
+        )?)
     }
 
     fn index_path(&self) -> PathBuf {
@@ -383,13 +449,22 @@ impl Store {
 impl Resolved {
     /// All content the image is made of, blobs and layers.
     pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
-        let documents = [self.target.digest, self.manifest.digest, self.content.config.digest];
+        let documents = [
+            self.target.digest,
+            self.manifest.digest,
+            self.content.config.digest,
+        ];
         let blobs = self.content.layers.iter().map(|layer| layer.digest);
-        documents.into_iter().chain(blobs).chain(self.layers.iter().map(|layer| layer.chain_id))
+        documents
+            .into_iter()
+            .chain(blobs)
+            .chain(self.layers.iter().map(|layer| layer.chain_id))
     }
 
     fn size(&self) -> u64 {
-        self.manifest.size + self.content.config.size + self.content.layers.iter().map(|layer| layer.size).sum::<u64>()
+        self.manifest.size
+            + self.content.config.size
+            + self.content.layers.iter().map(|layer| layer.size).sum::<u64>()
     }
 }
 
@@ -425,23 +500,44 @@ fn is_pinned(entry: &Descriptor) -> bool {
 /// The id of the image that `name` stands for.
 fn id_of(contents: &Contents, name: &str) -> Option<Digest> {
     let digest = name.parse::<Digest>().or_else(|_| Digest::from_hex(name)).ok();
-    let is_id = |digest: &Digest| contents.resolved.values().any(|found| found.content.config.digest == *digest);
+    let is_id = |digest: &Digest| {
+        contents
+            .resolved
+            .values()
+            .any(|found| found.content.config.digest == *digest)
+    };
     if let Some(digest) = digest {
         return match is_id(&digest) {
             true => Some(digest),
-            false => contents.resolved.get(&digest).map(|found| found.content.config.digest),
+            false => contents
+                .resolved
+                .get(&digest)
+                .map(|found| found.content.config.digest),
         };
     }
     let full = name.parse::<Reference>().ok()?.to_string();
-    let entry = contents.entries.iter().find(|entry| name_of(entry) == Some(&full))?;
-    contents.resolved.get(&entry.digest).map(|found| found.content.config.digest)
+    let entry = contents
+        .entries
+        .iter()
+        .find(|entry| name_of(entry) == Some(&full))?;
+    contents
+        .resolved
+        .get(&entry.digest)
+        .map(|found| found.content.config.digest)
 }
 
 fn view(contents: &Contents, id: &Digest) -> Option<Image> {
-    let resolved = contents.resolved.values().find(|resolved| resolved.content.config.digest == *id)?;
+    let resolved = contents
+        .resolved
+        .values()
+        .find(|resolved| resolved.content.config.digest == *id)?;
     let (mut tags, mut digests, mut pinned) = (BTreeSet::new(), BTreeSet::new(), false);
     for entry in &contents.entries {
-        if !contents.resolved.get(&entry.digest).is_some_and(|found| found.content.config.digest == *id) {
+        if !contents
+            .resolved
+            .get(&entry.digest)
+            .is_some_and(|found| found.content.config.digest == *id)
+        {
             continue;
         }
         pinned |= is_pinned(entry);
@@ -502,13 +598,21 @@ impl Ingest {
         }
         let actual = Digest::from_hasher(self.hasher);
         if actual != expected {
-            return Err(Error::DigestMismatch { object: format!("blob {expected}"), expected, actual });
+            return Err(Error::DigestMismatch {
+                object: format!("blob {expected}"),
+                expected,
+                actual,
+            });
         }
         Ok(self.staged.commit("cri.commit_blob", &self.to)?)
     }
 
     fn wrong_size(&self) -> Error {
         let (digest, expected) = self.expected;
-        Error::SizeMismatch { object: format!("blob {digest}"), expected, actual: self.written }
+        Error::SizeMismatch {
+            object: format!("blob {digest}"),
+            expected,
+            actual: self.written,
+        }
     }
 }

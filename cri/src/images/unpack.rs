@@ -39,7 +39,12 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 256 << 30, entries: 2_000_000, ratio: 500, free_bytes: 1 << 30 }
+        Self {
+            bytes: 256 << 30,
+            entries: 2_000_000,
+            ratio: 500,
+            free_bytes: 1 << 30,
+        }
     }
 }
 
@@ -58,7 +63,10 @@ fn unpack_into(blob: &Path, diff_id: &Digest, staging: &Path, limits: Limits) ->
     let fail = |operation| state::Error::at(operation, blob);
     let file = File::open(blob).map_err(fail("open"))?;
     let compressed = file.metadata().map_err(fail("stat"))?.len();
-    let allowed = compressed.saturating_mul(limits.ratio).saturating_add(limits.free_bytes).min(limits.bytes);
+    let allowed = compressed
+        .saturating_mul(limits.ratio)
+        .saturating_add(limits.free_bytes)
+        .min(limits.bytes);
     let source = Metered {
         inner: decompressor(file).map_err(fail("read"))?,
         hasher: Sha256::new(),
@@ -72,7 +80,11 @@ fn unpack_into(blob: &Path, diff_id: &Digest, staging: &Path, limits: Limits) ->
         .map_err(|failure| failure.of(diff_id))?;
     let actual = Digest::from_hasher(source.hasher);
     if actual != *diff_id {
-        return Err(Error::DigestMismatch { object: format!("layer {diff_id} unpacked"), expected: *diff_id, actual });
+        return Err(Error::DigestMismatch {
+            object: format!("layer {diff_id} unpacked"),
+            expected: *diff_id,
+            actual,
+        });
     }
     Ok(tree)
 }
@@ -85,24 +97,39 @@ struct Failure {
 
 impl Failure {
     fn new(entry: impl AsRef<Path>, error: impl Into<archive::Error>) -> Self {
-        Self { entry: entry.as_ref().display().to_string(), error: error.into() }
+        Self {
+            entry: entry.as_ref().display().to_string(),
+            error: error.into(),
+        }
     }
 
     fn of(self, layer: &Digest) -> Error {
         let (entry, reason) = match self.error {
             archive::Error::Bounds { entry, limit } => {
                 let entry = if entry.is_empty() { self.entry } else { entry };
-                return Error::Bounds { object: format!("layer {layer} entry {entry:?}"), limit };
+                return Error::Bounds {
+                    object: format!("layer {layer} entry {entry:?}"),
+                    limit,
+                };
             }
-            archive::Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
-                Some(too_much) => {
-                    return Error::Bounds { object: format!("layer {layer}"), limit: format!("{} bytes", too_much.0) };
+            archive::Error::Io(error) => {
+                match error.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
+                    Some(too_much) => {
+                        return Error::Bounds {
+                            object: format!("layer {layer}"),
+                            limit: format!("{} bytes", too_much.0),
+                        };
+                    }
+                    None => (self.entry, error.to_string()),
                 }
-                None => (self.entry, error.to_string()),
-            },
+            }
             archive::Error::Malformed { entry, reason } => (entry, reason),
         };
-        Error::Layer { layer: *layer, entry, reason }
+        Error::Layer {
+            layer: *layer,
+            entry,
+            reason,
+        }
     }
 }
 
@@ -115,7 +142,13 @@ fn write_all<R: Read>(reader: &mut Reader<R>, tree: &mut LayerTree, limits: Limi
         entries += 1;
         if entries > limits.entries {
             let limit = format!("{} entries", limits.entries);
-            return Err(Failure::new(&entry.path, archive::Error::Bounds { entry: String::new(), limit }));
+            return Err(Failure::new(
+                &entry.path,
+                archive::Error::Bounds {
+                    entry: String::new(),
+                    limit,
+                },
+            ));
         }
         write_entry(reader, tree, &entry).map_err(|error| Failure::new(&entry.path, error))?;
         if entry.kind == Kind::Directory && !name_bytes(&entry.path).starts_with(WHITEOUT) {
@@ -124,7 +157,8 @@ fn write_all<R: Read>(reader: &mut Reader<R>, tree: &mut LayerTree, limits: Limi
     }
     // Writing into a directory moves its time; so times come last, each directory's last word counting.
     for (path, metadata) in directories {
-        tree.touch_directory(&path, &metadata).map_err(|error| Failure::new(&path, error))?;
+        tree.touch_directory(&path, &metadata)
+            .map_err(|error| Failure::new(&path, error))?;
     }
     Ok(())
 }
@@ -142,7 +176,9 @@ fn write_entry<R: Read>(reader: &mut Reader<R>, tree: &mut LayerTree, entry: &En
         return whiteout(tree, path, hidden);
     }
     match kind {
-        Kind::File(_) => tree.file(path, metadata, |file| reader.copy(file).map_err(archive::Error::from))?,
+        Kind::File(_) => tree.file(path, metadata, |file| {
+            reader.copy(file).map_err(archive::Error::from)
+        })?,
         Kind::Directory => tree.directory(path, metadata)?,
         Kind::Symlink(target) => tree.symlink(path, target, metadata)?,
         Kind::Hardlink(target) => tree.hardlink(path, target)?,
@@ -157,7 +193,10 @@ fn whiteout(tree: &mut LayerTree, path: &Path, hidden: &[u8]) -> archive::Result
     use std::os::unix::ffi::OsStrExt as _;
     if matches!(hidden, b"" | b"." | b"..") {
         let entry = path.display().to_string();
-        return Err(archive::Error::Malformed { entry, reason: "whiteout of no file name".to_owned() });
+        return Err(archive::Error::Malformed {
+            entry,
+            reason: "whiteout of no file name".to_owned(),
+        });
     }
     Ok(tree.whiteout(&path.with_file_name(std::ffi::OsStr::from_bytes(hidden)))?)
 }
@@ -168,7 +207,10 @@ fn decompressor(file: File) -> io::Result<Box<dyn Read>> {
     // A regular file gives as much as it has at once.
     let start = file.fill_buf()?;
     if start.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(BufReader::with_capacity(128 << 10, MultiGzDecoder::new(file))));
+        return Ok(Box::new(BufReader::with_capacity(
+            128 << 10,
+            MultiGzDecoder::new(file),
+        )));
     }
     if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;

@@ -19,15 +19,39 @@ fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Cha
 #[test]
 fn challenges_are_read() {
     let full = r#"Bearer realm="https://a.example/token",service="s, x",scope="repository:a/b:pull,push""#;
-    assert_eq!(challenge(&[full]), bearer("https://a.example/token", Some("s, x"), Some("repository:a/b:pull,push")));
-    assert_eq!(challenge(&["bearer realm=https://a.example , error=\"x\""]), bearer("https://a.example", None, None));
+    assert_eq!(
+        challenge(&[full]),
+        bearer(
+            "https://a.example/token",
+            Some("s, x"),
+            Some("repository:a/b:pull,push")
+        )
+    );
+    assert_eq!(
+        challenge(&["bearer realm=https://a.example , error=\"x\""]),
+        bearer("https://a.example", None, None)
+    );
     assert_eq!(challenge(&[r#"Bearer realm="a\"b""#]), bearer("a\"b", None, None));
     assert_eq!(challenge(&["Basic realm=\"r\""]), Some(Challenge::Basic));
-    assert_eq!(challenge(&["Basic realm=\"r\"", "Bearer realm=\"https://x\""]), bearer("https://x", None, None));
-    for bad in ["Bearer service=\"s\"", "Bearer realm=\"open", "Negotiate", "", "Bearer", "Bearer nonsense"] {
+    assert_eq!(
+        challenge(&["Basic realm=\"r\"", "Bearer realm=\"https://x\""]),
+        bearer("https://x", None, None)
+    );
+    for bad in [
+        "Bearer service=\"s\"",
+        "Bearer realm=\"open",
+        "Negotiate",
+        "",
+        "Bearer",
+        "Bearer nonsense",
+    ] {
         assert_eq!(challenge(&[bad]), None, "{bad}");
     }
-    assert_eq!(challenge(&[&format!("Bearer realm=\"{}\"", "x".repeat(MAX_CHALLENGE))]), None, "too long");
+    assert_eq!(
+        challenge(&[&format!("Bearer realm=\"{}\"", "x".repeat(MAX_CHALLENGE))]),
+        None,
+        "too long"
+    );
 }
 
 #[test]
@@ -74,14 +98,39 @@ fn credentials_are_bound_to_their_server() {
 fn credentials_come_in_four_shapes() {
     let of = |auth: AuthConfig| Credentials::for_registry(&auth, "r").expect("well formed");
     assert!(of(AuthConfig::default()).is_none());
-    let pair = AuthConfig { auth: STANDARD.encode("u:p:q\0\0"), ..Default::default() };
+    let pair = AuthConfig {
+        auth: STANDARD.encode("u:p:q\0\0"),
+        ..Default::default()
+    };
     let basic = of(pair).expect("basic");
-    assert!(basic == Credentials::Basic { username: "u".into(), password: "p:q".into() });
-    assert_eq!(basic.basic().expect("header"), format!("Basic {}", STANDARD.encode("u:p:q")).as_str());
-    assert!(of(AuthConfig { identity_token: "i".into(), ..Default::default() }) == Some(Credentials::Identity("i".into())));
-    assert!(of(AuthConfig { registry_token: "t".into(), ..Default::default() }) == Some(Credentials::Token("t".into())));
+    assert!(
+        basic
+            == Credentials::Basic {
+                username: "u".into(),
+                password: "p:q".into()
+            }
+    );
+    assert_eq!(
+        basic.basic().expect("header"),
+        format!("Basic {}", STANDARD.encode("u:p:q")).as_str()
+    );
+    assert!(
+        of(AuthConfig {
+            identity_token: "i".into(),
+            ..Default::default()
+        }) == Some(Credentials::Identity("i".into()))
+    );
+    assert!(
+        of(AuthConfig {
+            registry_token: "t".into(),
+            ..Default::default()
+        }) == Some(Credentials::Token("t".into()))
+    );
     for bad in ["%%%", "bm9jb2xvbg=="] {
-        let auth = AuthConfig { auth: bad.into(), ..Default::default() };
+        let auth = AuthConfig {
+            auth: bad.into(),
+            ..Default::default()
+        };
         let error = Credentials::for_registry(&auth, "r").err().expect("malformed");
         assert!(!error.contains(bad), "an error shows no secret");
     }
@@ -90,7 +139,10 @@ fn credentials_come_in_four_shapes() {
 #[test]
 fn token_answers_have_two_spellings() {
     assert_eq!(bearer_from(br#"{"token":"a"}"#).expect("token"), "Bearer a");
-    assert_eq!(bearer_from(br#"{"access_token":"b","token":""}"#).expect("token"), "Bearer b");
+    assert_eq!(
+        bearer_from(br#"{"access_token":"b","token":""}"#).expect("token"),
+        "Bearer b"
+    );
     for bad in [&b"{}"[..], b"x", b"{\"token\":\"a\\nb\"}"] {
         assert!(bearer_from(bad).is_none());
     }

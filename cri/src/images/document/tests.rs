@@ -33,7 +33,10 @@ fn manifest_and_index_are_told_apart() {
     assert!(matches!(parse(&manifest(), None), Ok((Document::Manifest(_), kind)) if kind == MANIFESTS[0]));
     let index = json!({"schemaVersion": 2, "manifests": []});
     assert!(matches!(parse(&index, Some(INDEXES[1])), Ok((Document::Index(_), kind)) if kind == INDEXES[1]));
-    assert!(parse(&manifest(), Some("text/plain")).is_ok(), "a type that claims nothing");
+    assert!(
+        parse(&manifest(), Some("text/plain")).is_ok(),
+        "a type that claims nothing"
+    );
 }
 
 #[test]
@@ -48,19 +51,70 @@ fn a_document_of_two_kinds_or_under_a_false_name_is_refused() {
         (with(manifest(), "mediaType", json!("application/x")), None),
         (manifest(), Some(INDEXES[0])),
         (manifest(), Some(MANIFESTS[1])),
-        (with(manifest(), "config", descriptor("application/vnd.cncf.helm.config.v1+json", "c")), None),
-        (with(manifest(), "layers", json!([descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "l")])), None),
-        (with(manifest(), "layers", json!([descriptor("application/vnd.oci.image.layer.v1.tar+xz", "l")])), None),
-        (with(manifest(), "layers", json!([{"mediaType": "x", "digest": "sha256:../../x", "size": 1}])), None),
-        (with(manifest(), "config", json!({"mediaType": CONFIGS[0], "digest": digest("c"), "size": -1})), None),
-        (with(manifest(), "config", json!({"mediaType": CONFIGS[0], "digest": digest("c"), "size": MAX_CONFIG + 1})), None),
+        (
+            with(
+                manifest(),
+                "config",
+                descriptor("application/vnd.cncf.helm.config.v1+json", "c"),
+            ),
+            None,
+        ),
+        (
+            with(
+                manifest(),
+                "layers",
+                json!([descriptor(
+                    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                    "l"
+                )]),
+            ),
+            None,
+        ),
+        (
+            with(
+                manifest(),
+                "layers",
+                json!([descriptor("application/vnd.oci.image.layer.v1.tar+xz", "l")]),
+            ),
+            None,
+        ),
+        (
+            with(
+                manifest(),
+                "layers",
+                json!([{"mediaType": "x", "digest": "sha256:../../x", "size": 1}]),
+            ),
+            None,
+        ),
+        (
+            with(
+                manifest(),
+                "config",
+                json!({"mediaType": CONFIGS[0], "digest": digest("c"), "size": -1}),
+            ),
+            None,
+        ),
+        (
+            with(
+                manifest(),
+                "config",
+                json!({"mediaType": CONFIGS[0], "digest": digest("c"), "size": MAX_CONFIG + 1}),
+            ),
+            None,
+        ),
     ] {
         assert!(parse(&value, said).is_err(), "{value} as {said:?}");
     }
     let twice = br#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#;
-    assert!(Document::parse(&digest("doc"), twice, None).is_err(), "a key twice");
+    assert!(
+        Document::parse(&digest("doc"), twice, None).is_err(),
+        "a key twice"
+    );
     let deep = "[".repeat(100_000);
-    assert!(Document::parse(&digest("doc"), deep.as_bytes(), None).is_err(), "depth");
+    assert!(
+        Document::parse(&digest("doc"), deep.as_bytes(), None).is_err(),
+        "depth"
+    );
 }
 
 #[test]
@@ -102,9 +156,17 @@ fn platform_is_chosen_by_os_and_architecture() {
         entry("linux", own, Some("v99"), "too new"),
         entry("linux", own, None, "ours"),
     ];
-    assert_eq!(choose(&digest("index"), &all).expect("one fits").digest, digest("ours"));
+    assert_eq!(
+        choose(&digest("index"), &all).expect("one fits").digest,
+        digest("ours")
+    );
     let error = choose(&digest("index"), &all[..3]).expect_err("none fits");
-    assert!(error.to_string().starts_with(&format!("no match for platform linux/{own} in manifest")), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("no match for platform linux/{own} in manifest")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -114,8 +176,14 @@ fn config_must_count_the_layers_and_chain_ids_follow_the_specification() {
     let bytes = config.to_string();
     let (_, layers) = parse_config(&digest("c"), bytes.as_bytes(), 2).expect("fits");
     assert_eq!(layers[0].chain_id, diffs[0]);
-    assert_eq!(layers[1].chain_id, Digest::of(format!("{} {}", diffs[0], diffs[1]).as_bytes()));
-    assert!(parse_config(&digest("c"), bytes.as_bytes(), 1).is_err(), "more diff_ids than layers");
+    assert_eq!(
+        layers[1].chain_id,
+        Digest::of(format!("{} {}", diffs[0], diffs[1]).as_bytes())
+    );
+    assert!(
+        parse_config(&digest("c"), bytes.as_bytes(), 1).is_err(),
+        "more diff_ids than layers"
+    );
     let none = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}});
     let (_, layers) = parse_config(&digest("c"), none.to_string().as_bytes(), 0).expect("no layers at all");
     assert!(layers.is_empty());

@@ -10,7 +10,11 @@ fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn bases(dir: Option<&Path>, registry: &str) -> Vec<String> {
-    hosts_for(dir, registry).expect("hosts").into_iter().map(|host| host.base.to_string()).collect()
+    hosts_for(dir, registry)
+        .expect("hosts")
+        .into_iter()
+        .map(|host| host.base.to_string())
+        .collect()
 }
 
 #[test]
@@ -66,15 +70,25 @@ fn hosts_come_in_the_order_of_the_file_and_the_server_last() {
     let folder = dir.path().join("docker.io");
     assert_eq!(hosts[1].tls.client, [folder.join("a.pem"), folder.join("b.pem")]);
     assert_eq!(hosts[1].headers.len(), 3);
-    assert!(hosts[3].mirror, "another server than the registry's own learns the name by ns");
+    assert!(
+        hosts[3].mirror,
+        "another server than the registry's own learns the name by ns"
+    );
 }
 
 #[test]
 fn settings_of_the_host_win_over_the_default() {
     let default = "[host.\"http://mirror.example\"]\n";
-    let dir = directory(&[("_default", default), ("quay.io", ""), ("reg.example_5000_", "server = \"http://x.example\"")]);
+    let dir = directory(&[
+        ("_default", default),
+        ("quay.io", ""),
+        ("reg.example_5000_", "server = \"http://x.example\""),
+    ]);
     let dir = Some(dir.path());
-    assert_eq!(bases(dir, "docker.io"), ["http://mirror.example/v2/", "https://registry-1.docker.io/v2/"]);
+    assert_eq!(
+        bases(dir, "docker.io"),
+        ["http://mirror.example/v2/", "https://registry-1.docker.io/v2/"]
+    );
     assert_eq!(bases(dir, "quay.io"), ["https://quay.io/v2/"]);
     assert_eq!(bases(dir, "reg.example:5000"), ["http://x.example/v2/"]);
     let hosts = hosts_for(dir, "docker.io").expect("hosts");
@@ -83,9 +97,18 @@ fn settings_of_the_host_win_over_the_default() {
 
 #[test]
 fn wrong_settings_name_their_file() {
-    for text in ["server = 1", "[host]\nx = 1", "host = 2", "[host.\"ftp://x\"]", "[host.\"http://x\"]\nca = 1", "]["] {
+    for text in [
+        "server = 1",
+        "[host]\nx = 1",
+        "host = 2",
+        "[host.\"ftp://x\"]",
+        "[host.\"http://x\"]\nca = 1",
+        "][",
+    ] {
         let dir = directory(&[("_default", text)]);
-        let error = hosts_for(Some(dir.path()), "docker.io").expect_err(text).to_string();
+        let error = hosts_for(Some(dir.path()), "docker.io")
+            .expect_err(text)
+            .to_string();
         assert!(error.contains("_default/hosts.toml"), "{text}: {error}");
     }
 }

@@ -27,9 +27,17 @@ fn normalises_as_docker_and_containerd() {
         let parsed: Reference = given.parse().unwrap_or_else(|e| panic!("{given}: {e}"));
         assert_eq!(parsed.to_string(), full, "{given}");
     }
-    for given in [format!("nginx{at}"), format!("nginx:1.29{at}"), format!("docker.io/library/nginx{at}")] {
+    for given in [
+        format!("nginx{at}"),
+        format!("nginx:1.29{at}"),
+        format!("docker.io/library/nginx{at}"),
+    ] {
         let parsed: Reference = given.parse().expect("digest reference");
-        assert_eq!(parsed.to_string(), format!("docker.io/library/nginx{at}"), "the tag goes, the digest stays");
+        assert_eq!(
+            parsed.to_string(),
+            format!("docker.io/library/nginx{at}"),
+            "the tag goes, the digest stays"
+        );
     }
 }
 
@@ -57,18 +65,31 @@ fn refuses_with_the_words_of_upstream() {
         ("localhost:99999/x", "invalid reference format"),
         ("[::zz]/x", "invalid reference format"),
         ("nginx:\n", "invalid reference format"),
-        ("Nginx", "invalid reference format: repository name (Nginx) must be lowercase"),
-        ("docker.io/Foo/bar", "invalid reference format: repository name (Foo/bar) must be lowercase"),
+        (
+            "Nginx",
+            "invalid reference format: repository name (Nginx) must be lowercase",
+        ),
+        (
+            "docker.io/Foo/bar",
+            "invalid reference format: repository name (Foo/bar) must be lowercase",
+        ),
         (&short, "invalid checksum digest length"),
         (&upper, "invalid reference format"),
         (&other, "unsupported digest algorithm"),
         (&long, "repository name must not be more than 255 characters"),
     ] {
         let error = given.parse::<Reference>().expect_err(given);
-        assert_eq!(error.to_string(), format!("couldn't parse image name \"{given}\": {reason}"));
+        assert_eq!(
+            error.to_string(),
+            format!("couldn't parse image name \"{given}\": {reason}")
+        );
     }
     let bare = HEX.parse::<Reference>().expect_err("a bare id");
-    assert!(bare.to_string().contains("cannot specify 64-byte hexadecimal strings"), "{bare}");
+    assert!(
+        bare.to_string()
+            .contains("cannot specify 64-byte hexadecimal strings"),
+        "{bare}"
+    );
     let tag = format!("x:{}", "t".repeat(129));
     assert!(tag.parse::<Reference>().is_err(), "tag of 129");
 }

@@ -12,7 +12,11 @@ pub(super) fn entries(store: &Store) -> Result<Vec<Descriptor>> {
     let mut entries = Vec::new();
     for file in std::fs::read_dir(&folder).map_err(state::Error::at("list", &folder))? {
         let file = file.map_err(state::Error::at("list", &folder))?;
-        let Some(digest) = file.file_name().to_str().and_then(|name| Digest::from_hex(name).ok()) else {
+        let Some(digest) = file
+            .file_name()
+            .to_str()
+            .and_then(|name| Digest::from_hex(name).ok())
+        else {
             continue;
         };
         let size = file.metadata().map_err(state::Error::at("stat", &folder))?.len();
@@ -33,6 +37,12 @@ fn manifest(store: &Store, digest: Digest, size: u64) -> Option<Descriptor> {
     let Document::Manifest(_) = document else {
         return None;
     };
-    let entry = Descriptor { media_type, digest, size, platform: None, annotations: Default::default() };
+    let entry = Descriptor {
+        media_type,
+        digest,
+        size,
+        platform: None,
+        annotations: Default::default(),
+    };
     store.resolve(&entry).ok().map(|_| entry)
 }

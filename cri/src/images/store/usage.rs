@@ -22,7 +22,11 @@ impl Store {
         known.retain(|chain_id, _| self.layer_path(chain_id).is_dir());
         for entry in std::fs::read_dir(&layers).map_err(state::Error::at("list", &layers))? {
             let entry = entry.map_err(state::Error::at("list", &layers))?;
-            let Some(chain_id) = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok()) else {
+            let Some(chain_id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| Digest::from_hex(name).ok())
+            else {
                 continue;
             };
             let (bytes, inodes) = match known.get(&chain_id) {
@@ -33,7 +37,11 @@ impl Store {
             used_bytes += bytes;
             inodes_used += inodes;
         }
-        Ok(FsInfo { mountpoint: self.root.clone(), used_bytes, inodes_used })
+        Ok(FsInfo {
+            mountpoint: self.root.clone(),
+            used_bytes,
+            inodes_used,
+        })
     }
 }
 
