@@ -16,6 +16,11 @@ pub(crate) fn netns_file() -> PathBuf {
     Path::new("/run/netns").join(NAME)
 }
 
+/// Where the machine shows the link to the fabric.
+pub(crate) fn host_link_dir() -> PathBuf {
+    Path::new("/sys/class/net").join(HOST_LINK)
+}
+
 /// Makes what is missing of namespace, bridge and host link.
 pub(crate) fn ensure(state: &mut State) -> Result<()> {
     let file = netns_file();

@@ -23,8 +23,8 @@ mod sys;
 
 pub use addresses::Addresses;
 pub use kubectl::Kubectl;
-pub use lifecycle::{Lab, Options};
-pub use node::{Agent, Node, Output, init::run as node_init};
+pub use lifecycle::{Lab, Options, save_logs};
+pub use node::{Agent, Node, Output, Status, init::run as node_init};
 pub use paths::{lab_dir, workspace};
 
 /// Name of the lab's network namespace and of its cgroup.

@@ -12,6 +12,7 @@ use crate::{cgroups, cluster_objects, control_plane, fabric, images};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -244,7 +245,7 @@ impl Lab {
     }
 
     /// A command that runs on the fabric, beside the control plane.
-    pub fn fabric_command<S: AsRef<std::ffi::OsStr>>(&self, argv: &[S]) -> std::process::Command {
+    pub fn fabric_command<S: AsRef<OsStr>>(&self, argv: &[S]) -> std::process::Command {
         let mut command = std::process::Command::new("nsenter");
         command
             .arg(format!("--net={}", fabric::netns_file().display()))
@@ -252,6 +253,30 @@ impl Lab {
             .args(argv);
         crate::process::without_proxy(&mut command);
         command
+    }
+
+    /// Body of an HTTP GET from the fabric, which must be answered within 5 s.
+    pub fn http_get(&self, url: &str) -> Result<String> {
+        let busybox = crate::setup::debian_packages::static_busybox()?;
+        let program = busybox.as_os_str();
+        let arguments = ["wget", "-q", "-O", "-", "-T", "5", url].map(AsRef::as_ref);
+        let argv: Vec<&OsStr> = std::iter::once(program).chain(arguments).collect();
+        crate::process::run(&mut self.fabric_command(&argv))
+    }
+
+    /// What of a lab is on this machine, whoever made it.
+    pub fn leftovers() -> Result<Vec<String>> {
+        let candidates = [
+            fabric::netns_file(),
+            cgroups::root()?,
+            lab_dir(),
+            fabric::host_link_dir(),
+        ];
+        Ok(candidates
+            .iter()
+            .filter(|path| path.exists())
+            .map(|path| path.display().to_string())
+            .collect())
     }
 
     /// Removes everything that is the lab's, whatever state it is in; nothing to remove is fine.
@@ -273,6 +298,31 @@ impl Lab {
         }
         remove_dir(&lab_dir())
     }
+}
+
+/// Copies the logs of control plane and agents into `dir`, for when the lab is gone.
+pub fn save_logs(dir: &Path) -> Result<()> {
+    let control_plane = fs::read_dir(lab_dir().join("logs"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    for log in control_plane {
+        fs::copy(log.path(), dir.join(log.file_name()))?;
+    }
+    for node in fs::read_dir(lab_dir().join("nodes"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let agent = node.path().join("var-log/longshore-agent.log");
+        if agent.exists() {
+            fs::copy(
+                agent,
+                dir.join(format!("{}-agent.log", node.file_name().to_string_lossy())),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_file_or_empty_dir(path: &PathBuf) -> Result<()> {

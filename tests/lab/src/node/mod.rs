@@ -5,9 +5,11 @@ mod agent;
 mod boot;
 mod files;
 pub(crate) mod init;
+mod pods;
 mod service;
 
 pub use agent::Agent;
+pub use service::Status;
 
 use crate::kubectl::Kubectl;
 use crate::paths::lab_dir;
