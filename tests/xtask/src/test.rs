@@ -1,18 +1,177 @@
-//! `cargo xtask test`: all tests that CI runs.
+//! `cargo xtask test`: set-up, then every check and test family; the last line is `N passed, N failed`.
 
-/// Arguments of `test`.
-#[derive(Debug, clap::Args)]
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use crate::checks;
+
+/// What to run.
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// The long tier: weak builds, corpora, thousands of cycles, fuzzing, soak.
+    /// Also the tier of hours: generated corpora, weak builds, thousands of cycles
     #[arg(long)]
     pub(crate) long: bool,
-    /// The same end-to-end tests on the upstream peers.
+    /// The end-to-end tests on upstream's node (kubelet, containerd, runc) as well
     #[arg(long)]
     pub(crate) oracle: bool,
-    /// Only tests whose name contains this.
+    /// Only tests whose name holds this
     pub(crate) filter: Option<String>,
 }
 
+/// What a family of tests came to.
+struct Outcome {
+    family: String,
+    passed: usize,
+    failed: Vec<String>,
+    took: Duration,
+}
+
+/// Runs the tests; an error after the summary if any failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("the test runner has not landed yet ({args:?})")
+    let root = lab::setup::workspace_root()?;
+    lab::setup::prepare(lab::setup::Need::Tests)?;
+    let mut outcomes = Vec::new();
+    if args.filter.is_none() {
+        outcomes.push(run_checks(&root));
+    }
+    outcomes.push(cargo_test(&root, "unit and effect tests", &unit_arguments(), args.filter.as_deref(), &[]));
+    outcomes.extend(end_to_end(&root, args));
+    summarise(&outcomes)
+}
+
+fn run_checks(root: &Path) -> Outcome {
+    let start = Instant::now();
+    let mut outcome = Outcome { family: "checks of the tree".into(), passed: 0, failed: vec![], took: Duration::ZERO };
+    for check in checks::ALL {
+        println!("check: {}", check.name);
+        match (check.run)(root) {
+            Ok(()) => outcome.passed += 1,
+            Err(error) => {
+                println!("check failed: {}: {error:#}", check.name);
+                outcome.failed.push(format!("check: {}", check.name));
+            }
+        }
+    }
+    outcome.took = start.elapsed();
+    outcome
+}
+
+fn unit_arguments() -> Vec<&'static str> {
+    vec!["--workspace", "--exclude", "longshore-e2e", "--target", crate::MUSL]
+}
+
+/// The end-to-end families, each a test binary of `tests/e2e` that brings its lab up and down itself.
+fn end_to_end(root: &Path, args: &Args) -> Vec<Outcome> {
+    let mut families: Vec<_> = match std::fs::read_dir(root.join("tests/e2e/tests")) {
+        Ok(entries) => entries.flatten().filter_map(|e| Some(e.path().file_stem()?.to_str()?.to_owned())).collect(),
+        Err(_) => vec![],
+    };
+    families.sort();
+    let mut environment = vec![];
+    if args.oracle {
+        environment.push(("LONGSHORE_ORACLE", "1"));
+    }
+    if args.long {
+        environment.push(("LONGSHORE_LONG", "1"));
+    }
+    families
+        .iter()
+        .map(|family| {
+            let arguments = ["--package", "longshore-e2e", "--test", family];
+            cargo_test(root, &format!("end to end: {family}"), &arguments, args.filter.as_deref(), &environment)
+        })
+        .collect()
+}
+
+/// Runs one `cargo test`, passing its output through and counting the results of all its binaries.
+fn cargo_test(root: &Path, family: &str, arguments: &[&str], filter: Option<&str>, env: &[(&str, &str)]) -> Outcome {
+    let start = Instant::now();
+    println!("test family: {family}");
+    let mut outcome = Outcome { family: family.into(), passed: 0, failed: vec![], took: Duration::ZERO };
+    if let Err(error) = count_cargo_test(root, arguments, filter, env, &mut outcome) {
+        println!("{family}: {error:#}");
+        if outcome.failed.is_empty() {
+            outcome.failed.push(format!("{family}: {error}"));
+        }
+    }
+    outcome.took = start.elapsed();
+    outcome
+}
+
+fn count_cargo_test(
+    root: &Path,
+    arguments: &[&str],
+    filter: Option<&str>,
+    env: &[(&str, &str)],
+    outcome: &mut Outcome,
+) -> anyhow::Result<()> {
+    let mut child = Command::new("cargo")
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(arguments)
+        .args(filter)
+        .envs(env.iter().copied())
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("run cargo test")?;
+    let output = child.stdout.take().context("output of cargo test")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("read cargo test")?;
+        // libtest's own count lines stay inside: one summary at the end is ours.
+        match line.strip_prefix("test result: ") {
+            Some(result) => outcome.passed += count(result, " passed"),
+            None => println!("{line}"),
+        }
+        if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            outcome.failed.push(name.to_owned());
+        }
+    }
+    let status = child.wait().context("wait for cargo test")?;
+    if !status.success() {
+        bail!("cargo test ended with {status}");
+    }
+    Ok(())
+}
+
+/// The number before ` passed` in `ok. 12 passed; 0 failed; …`.
+fn count(result: &str, word: &str) -> usize {
+    let Some((before, _)) = result.split_once(word) else { return 0 };
+    before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn summarise(outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let mut slowest: Vec<_> = outcomes.iter().collect();
+    slowest.sort_by_key(|outcome| std::cmp::Reverse(outcome.took));
+    println!("\n{:>9}  {:>7}  {:>7}  family", "seconds", "passed", "failed");
+    for outcome in slowest {
+        let seconds = outcome.took.as_secs_f64();
+        println!("{seconds:>9.1}  {:>7}  {:>7}  {}", outcome.passed, outcome.failed.len(), outcome.family);
+    }
+    let failed: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.failed).collect();
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    let passed: usize = outcomes.iter().map(|outcome| outcome.passed).sum();
+    println!("{passed} passed, {} failed", failed.len());
+    if !failed.is_empty() {
+        bail!("{} tests failed", failed.len());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn counts_libtest_results() {
+        assert_eq!(count("ok. 12 passed; 0 failed; 1 ignored", " passed"), 12);
+        assert_eq!(count("FAILED. 3 passed; 2 failed", " passed"), 3);
+        assert_eq!(count("nonsense", " passed"), 0);
+    }
 }
