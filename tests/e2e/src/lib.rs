@@ -33,7 +33,7 @@ impl Namespace {
     pub fn new(prefix: &str) -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let kubectl = lab()?.kubectl();
+        let kubectl = lab()?.kubectl().clone();
         kubectl.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))?;
         let namespace = Self { name, kubectl };
         namespace.text(&["wait", "--for=create", "serviceaccount/default", "--timeout=30s"])?;

@@ -146,14 +146,14 @@ ip -o link | awk '{print "link " $2}'
 find /sys/fs/cgroup -type d | sed 's/^/cgroup /'
 for p in /proc/[0-9]*; do echo "process $(cat $p/comm 2>/dev/null)"; done | grep -vE ' (sh|awk|find|cat|ip|sed|grep|nsenter|)$'
 "#;
-    let output = node.exec(&["/bin/sh", "-c", script])?;
-    Ok(output.stdout.lines().map(str::to_owned).collect())
+    Ok(node.sh(script)?.lines().map(str::to_owned).collect())
 }
 
 #[test]
 fn killed_at_every_point_a_pod_still_comes_once_and_goes_without_a_trace() -> anyhow::Result<()> {
     let lab = longshore_e2e::lab()?;
-    let node = lab.nodes().first().context("the lab has a node")?;
+    let nodes = lab.nodes()?;
+    let node = nodes.first().context("the lab has a node")?;
     let matrix = Matrix { node, pods: Namespace::new("crash")? };
     fs::create_dir_all(matrix.file("")).context("make the directory of the fault points")?;
     node.agent().set_environment("LONGSHORE_FAULTS", Some(FAULTS))?;

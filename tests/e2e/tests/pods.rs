@@ -116,7 +116,7 @@ fn a_missing_volume_source_is_a_failed_mount() -> anyhow::Result<()> {
 #[test]
 fn a_pod_that_does_not_fit_the_node_is_rejected() -> anyhow::Result<()> {
     let pods = shared();
-    let node = longshore_e2e::lab()?.node_names().into_iter().next().context("the lab has a node")?;
+    let node = longshore_e2e::lab()?.nodes()?.first().context("the lab has a node")?.name().to_owned();
     let requests = json!({"requests": {"cpu": "1000"}});
     pods.apply(&shell_pod("too-big", "true", json!({"nodeName": node, "containers": [{"resources": requests}]})))?;
     pods.wait("pod/too-big", ".status.reason", "OutOfcpu")?;

@@ -81,20 +81,21 @@ pub(crate) fn make(tools: &Path) -> Result<Vec<Image>> {
                 ("e2e-test-images/agnhost", "2.63.0"),
                 ("e2e-test-images/agnhost", "latest"),
             ],
-            layers: vec![busybox.clone(), agnhost.clone()],
+            layers: vec![busybox.clone(), agnhost],
             settings: json!({"Env": [path], "Entrypoint": ["/agnhost"], "Cmd": ["pause"],
                 "ExposedPorts": {"80/tcp": {}, "8080/tcp": {}, "8081/tcp": {}, "9376/tcp": {}, "5000/tcp": {}}}),
         },
         Image {
             names: vec![("kubectl", "v1.36.3"), ("library/kubectl", "v1.36.3")],
-            layers: vec![busybox, kubectl],
+            layers: vec![busybox.clone(), kubectl],
             settings: json!({"Env": [path], "Entrypoint": ["/bin/kubectl"]}),
         },
-        // The upstream node wants a sandbox image; agnhost's pause does the same as the real one.
+        // The upstream node wants a sandbox image; this one is as light as the real one, so that upstream's figures
+        // are its own.
         Image {
             names: vec![("pause", "3.10.2"), ("pause", "3.10.1")],
-            layers: vec![agnhost],
-            settings: json!({"Env": [path], "Entrypoint": ["/agnhost", "pause"]}),
+            layers: vec![busybox],
+            settings: json!({"Env": [path], "Entrypoint": ["/bin/busybox", "sleep", "2147483647"]}),
         },
     ])
 }

@@ -33,6 +33,8 @@ pub struct Options {
     pub fault_points: bool,
     /// Join by `longshore join` instead of a bootstrap kubeconfig that is there already.
     pub join_command: bool,
+    /// Also the oracle: a node with upstream's kubelet, containerd and runc. Needs what `Request::peers` prepares.
+    pub oracle: bool,
     /// Wait until the nodes are Ready.
     pub wait_ready: bool,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             kubelet_configuration: Value::Null,
             fault_points: false,
             join_command: false,
+            oracle: false,
             wait_ready: true,
         }
     }
@@ -72,8 +75,12 @@ impl Lab {
         }
         crate::setup::give_back(&lab_dir().join("kubeconfig"))?;
         crate::setup::give_back(&lab_dir().join("registry"))?;
-        for index in 0..options.nodes.max(lab.state.nodes.len()) {
+        let there = lab.state.nodes.iter().filter(|record| record.name != node::oracle::NAME).count();
+        for index in 0..options.nodes.max(there) {
             lab.ensure_node(index)?;
+        }
+        if options.oracle {
+            lab.ensure_oracle()?;
         }
         if options.wait_ready {
             lab.wait_ready(Duration::from_secs(60))?;
@@ -130,13 +137,7 @@ impl Lab {
 
     fn ensure_node(&mut self, index: usize) -> Result<Node> {
         if index == self.state.nodes.len() {
-            let name = format!("node-{}", index + 1);
-            self.state.nodes.push(NodeRecord {
-                name,
-                index,
-                init: None,
-            });
-            self.state.save()?;
+            self.add_record(format!("node-{}", index + 1))?;
         }
         let record = self.state.nodes[index].clone();
         let is_up = record
@@ -156,6 +157,37 @@ impl Lab {
                 .install(&node::agent_command(&self.state.settings, node.addresses()))?;
         }
         Ok(node)
+    }
+
+    fn add_record(&mut self, name: String) -> Result<()> {
+        let index = self.state.nodes.len();
+        self.state.nodes.push(NodeRecord { name, index, init: None });
+        self.state.save()
+    }
+
+    /// The oracle comes after the nodes of ours, so that their numbers do not depend on it.
+    fn ensure_oracle(&mut self) -> Result<()> {
+        let of_oracle = |record: &NodeRecord| record.name == node::oracle::NAME;
+        if !self.state.nodes.iter().any(of_oracle) {
+            self.add_record(node::oracle::NAME.to_owned())?;
+        }
+        let position = self.state.nodes.iter().position(of_oracle).context("the oracle was added")?;
+        let record = self.state.nodes[position].clone();
+        if !record.init.as_ref().is_some_and(crate::process::ProcessRecord::is_alive) {
+            node::write_files(&self.state, &self.pki, &record, &self.state.settings)?;
+            node::oracle::write(&self.state, &record, &self.state.settings)?;
+            node::ensure(&mut self.state, position)?;
+        }
+        let node = self.node_at(position)?;
+        if !node.agent().is_installed() {
+            node.agent().install(&node::oracle::program(node.addresses()))?;
+        }
+        node::oracle::write_network(&node.wait_pod_ranges(Duration::from_secs(60))?)
+    }
+
+    /// The oracle, if the lab has one.
+    pub fn oracle(&self) -> Result<Node> {
+        self.node(node::oracle::NAME)
     }
 
     fn join(&self, node: &Node) -> Result<()> {
@@ -185,18 +217,18 @@ impl Lab {
 
     /// Waits until every node is Ready, then routes its pods on the fabric.
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
-        for (record, node) in self.state.nodes.iter().zip(self.nodes()?) {
+        for (index, record) in self.state.nodes.iter().enumerate() {
+            let node = self.node_at(index)?;
             node.wait_ready(timeout)?;
             fabric::route_pods(&self.state, record.index, &node.pod_ranges()?)?;
         }
         Ok(())
     }
 
-    /// The nodes, in the order of their numbers.
+    /// The nodes of ours, in the order of their numbers.
     pub fn nodes(&self) -> Result<Vec<Node>> {
-        (0..self.state.nodes.len())
-            .map(|index| self.node_at(index))
-            .collect()
+        let ours = |index: &usize| self.state.nodes[*index].name != node::oracle::NAME;
+        (0..self.state.nodes.len()).filter(ours).map(|index| self.node_at(index)).collect()
     }
 
     /// The node `name`, such as `node-1`.

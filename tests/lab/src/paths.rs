@@ -25,7 +25,7 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// Directory of what is expensive to make and independent of the lab: `$LONGSHORE_CACHE`, else `longshore` in the
 /// user's cache directory.
-pub(crate) fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     let variable = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())

@@ -16,6 +16,10 @@ const SUITE: &str = "bookworm";
 const COLD_DEMO: Duration = Duration::from_secs(25 * 60);
 const WARM_DEMO: Duration = Duration::from_secs(60);
 
+/// Arguments of `fresh`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
 /// Where the commands run: a root directory that is deleted afterwards.
 struct Root {
     path: PathBuf,
@@ -31,9 +35,9 @@ impl Drop for Root {
 }
 
 /// Makes the root, runs the commands, prints their times; an error if one failed or the demo took too long.
-pub(crate) fn run() -> anyhow::Result<()> {
-    let workspace = lab::setup::workspace_root()?;
-    ensure!(rustix::process::geteuid().is_root(), "fresh mounts a root of its own: run it as root (sudo cargo xtask fresh)");
+pub(crate) fn run(_args: &Args) -> anyhow::Result<()> {
+    let workspace = lab::workspace();
+    lab::setup::become_root()?;
     let root = bootstrap(&workspace)?;
     clone(&workspace, &root.path)?;
     let mut times = Vec::new();
@@ -63,7 +67,10 @@ fn bootstrap(workspace: &Path) -> anyhow::Result<Root> {
     if path.exists() {
         std::fs::remove_dir_all(&path).context("remove the root of an earlier run")?;
     }
-    lab::setup::ensure_packages(&["mmdebstrap"])?;
+    ensure!(
+        Command::new("mmdebstrap").arg("--version").output().is_ok(),
+        "fresh makes its root with mmdebstrap: apt-get install mmdebstrap"
+    );
     println!("fresh: Debian {SUITE} with {PACKAGES} (about 60 s)");
     let status = Command::new("mmdebstrap")
         .args(["--quiet", "--mode=root", "--variant=apt", "--skip=check/empty"])

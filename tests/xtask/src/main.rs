@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, tests, lab and benches of Longshore in one command.
 
 mod bench;
+mod checks;
 mod demo;
 mod fresh;
 mod lab_command;

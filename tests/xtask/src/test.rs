@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+use lab::setup;
+
 use crate::checks;
 
 /// What to run.
@@ -30,22 +32,29 @@ struct Outcome {
     took: Duration,
 }
 
+impl Outcome {
+    fn new(family: &str) -> Self {
+        Self { family: family.to_owned(), passed: 0, failed: vec![], took: Duration::ZERO }
+    }
+}
+
 /// Runs the tests; an error after the summary if any failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let root = lab::setup::workspace_root()?;
-    lab::setup::prepare(lab::setup::Need::Tests)?;
+    setup::become_root()?;
+    let prepared = setup::prepare(&setup::Request { fault_points: true, ..setup::Request::default() })?;
+    let root = lab::workspace();
     let mut outcomes = Vec::new();
     if args.filter.is_none() {
         outcomes.push(run_checks(&root));
     }
-    outcomes.push(cargo_test(&root, "unit and effect tests", &unit_arguments(), args.filter.as_deref(), &[]));
-    outcomes.extend(end_to_end(&root, args));
+    outcomes.push(cargo_test(&root, "unit and effect tests", &UNIT, args.filter.as_deref(), &[]));
+    outcomes.extend(end_to_end(&root, &prepared, args));
     summarise(&outcomes)
 }
 
 fn run_checks(root: &Path) -> Outcome {
     let start = Instant::now();
-    let mut outcome = Outcome { family: "checks of the tree".into(), passed: 0, failed: vec![], took: Duration::ZERO };
+    let mut outcome = Outcome::new("checks of the tree");
     for check in checks::ALL {
         println!("check: {}", check.name);
         match (check.run)(root) {
@@ -60,17 +69,24 @@ fn run_checks(root: &Path) -> Outcome {
     outcome
 }
 
-fn unit_arguments() -> Vec<&'static str> {
-    vec!["--workspace", "--exclude", "longshore-e2e", "--target", crate::MUSL]
-}
+const UNIT: [&str; 5] = ["--workspace", "--exclude", "longshore-e2e", "--target", setup::TARGET];
 
-/// The end-to-end families, each a test binary of `tests/e2e` that brings its lab up and down itself.
-fn end_to_end(root: &Path, args: &Args) -> Vec<Outcome> {
-    let mut families: Vec<_> = match std::fs::read_dir(root.join("tests/e2e/tests")) {
-        Ok(entries) => entries.flatten().filter_map(|e| Some(e.path().file_stem()?.to_str()?.to_owned())).collect(),
-        Err(_) => vec![],
-    };
-    families.sort();
+/// Nodes of the lab that the end-to-end tests find: two, so that pods can reach each other across nodes.
+const NODES: usize = 2;
+
+/// The end-to-end families, each a test binary of `tests/e2e`, on one lab.
+fn end_to_end(root: &Path, prepared: &setup::Prepared, args: &Args) -> Vec<Outcome> {
+    let start = Instant::now();
+    let mut bringing_up = Outcome::new("lab up");
+    let options = lab::Options { nodes: NODES, fault_points: true, ..lab::Options::default() };
+    let up = lab::Lab::down().and_then(|()| lab::Lab::up(prepared, &options));
+    bringing_up.took = start.elapsed();
+    if let Err(error) = up {
+        println!("lab up: {error:#}");
+        bringing_up.failed.push("lab up".into());
+        return vec![bringing_up];
+    }
+    bringing_up.passed = 1;
     let mut environment = vec![];
     if args.oracle {
         environment.push(("LONGSHORE_ORACLE", "1"));
@@ -78,20 +94,41 @@ fn end_to_end(root: &Path, args: &Args) -> Vec<Outcome> {
     if args.long {
         environment.push(("LONGSHORE_LONG", "1"));
     }
+    let mut outcomes = vec![bringing_up];
+    for family in families(root) {
+        let arguments = ["--package", "longshore-e2e", "--target", setup::TARGET, "--test", &family];
+        outcomes.push(cargo_test(root, &format!("end to end: {family}"), &arguments, args.filter.as_deref(), &environment));
+    }
+    outcomes.push(take_down());
+    outcomes
+}
+
+fn families(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root.join("tests/e2e/tests")).into_iter().flatten().flatten();
+    let mut families: Vec<_> = entries.filter_map(|e| Some(e.path().file_stem()?.to_str()?.to_owned())).collect();
+    families.sort();
     families
-        .iter()
-        .map(|family| {
-            let arguments = ["--package", "longshore-e2e", "--test", family];
-            cargo_test(root, &format!("end to end: {family}"), &arguments, args.filter.as_deref(), &environment)
-        })
-        .collect()
+}
+
+fn take_down() -> Outcome {
+    let start = Instant::now();
+    let mut outcome = Outcome::new("lab down");
+    match lab::Lab::down() {
+        Ok(()) => outcome.passed = 1,
+        Err(error) => {
+            println!("lab down: {error:#}");
+            outcome.failed.push("lab down".into());
+        }
+    }
+    outcome.took = start.elapsed();
+    outcome
 }
 
 /// Runs one `cargo test`, passing its output through and counting the results of all its binaries.
 fn cargo_test(root: &Path, family: &str, arguments: &[&str], filter: Option<&str>, env: &[(&str, &str)]) -> Outcome {
     let start = Instant::now();
     println!("test family: {family}");
-    let mut outcome = Outcome { family: family.into(), passed: 0, failed: vec![], took: Duration::ZERO };
+    let mut outcome = Outcome::new(family);
     if let Err(error) = count_cargo_test(root, arguments, filter, env, &mut outcome) {
         println!("{family}: {error:#}");
         if outcome.failed.is_empty() {
@@ -114,6 +151,7 @@ fn count_cargo_test(
         .args(arguments)
         .args(filter)
         .envs(env.iter().copied())
+        .env("LONGSHORE_XTASK", std::env::current_exe().context("find this program")?)
         .current_dir(root)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

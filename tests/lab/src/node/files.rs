@@ -99,7 +99,7 @@ fn kubelet_configuration() -> Value {
 }
 
 /// JSON merge patch (RFC 7396).
-fn merge(target: &mut Value, patch: &Value) {
+pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         if !patch.is_null() {
             *target = patch.clone();

@@ -4,6 +4,7 @@
 mod agent;
 mod boot;
 mod files;
+pub(crate) mod oracle;
 pub(crate) mod init;
 mod pods;
 mod service;
@@ -188,6 +189,21 @@ impl Node {
             .flatten()
             .filter_map(|range| range.as_str().map(str::to_owned))
             .collect())
+    }
+
+    /// [`Node::pod_ranges`] once there are any.
+    pub(crate) fn wait_pod_ranges(&self, timeout: Duration) -> Result<Vec<String>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let ranges = self.pod_ranges()?;
+            if !ranges.is_empty() {
+                return Ok(ranges);
+            }
+            if Instant::now() > deadline {
+                bail!("{}", self.not_ready(None, timeout));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Every process of the node (pids of this machine), its init included.

@@ -2,15 +2,17 @@
 
 pub mod debian_packages;
 mod go_tools;
+mod peer_tools;
 mod preflight;
 mod privilege;
 mod product;
 mod progress;
 
 pub use privilege::{as_user, become_root, give_back};
-pub use product::Profile;
+pub use product::{Profile, TARGET};
 pub use progress::{heading, run_step};
 
+pub use crate::paths::cache_dir;
 use crate::paths::{target_dir, workspace};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 /// What is to be made ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Also the upstream node: kubelet, kube-proxy, kubeadm.
+    /// Also the upstream node: kubelet, containerd, runc, CNI plugins.
     pub peers: bool,
     /// Also the product with fault points.
     pub fault_points: bool,
@@ -57,6 +59,9 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     debian_packages::install_missing()?;
     product::add_target()?;
     let tools = go_tools::build(request.peers)?;
+    if request.peers {
+        peer_tools::build(&tools.join("peers"))?;
+    }
     let product = product::build(request.profile, false)?;
     let fault_points = request
         .fault_points

@@ -22,7 +22,7 @@ pub(super) fn format(root: &Path) -> anyhow::Result<()> {
 pub(super) fn lints(root: &Path) -> anyhow::Result<()> {
     cargo(
         root,
-        &["clippy", "--workspace", "--all-targets", "--locked", "--target", super::super::MUSL, "--", "-D", "warnings"],
+        &["clippy", "--workspace", "--all-targets", "--locked", "--target", lab::setup::TARGET, "--", "-D", "warnings"],
     )
 }
 
@@ -39,7 +39,7 @@ pub(super) fn deny(root: &Path) -> anyhow::Result<()> {
 
 /// cargo-deny of the pinned version, built into the cache on first use.
 fn deny_tool() -> anyhow::Result<PathBuf> {
-    let root = lab::setup::cache_dir()?.join("tools");
+    let root = lab::setup::cache_dir().join("tools");
     let tool = root.join("bin/cargo-deny");
     let current = tool.exists()
         && Command::new(&tool).arg("--version").output().is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(CARGO_DENY));
