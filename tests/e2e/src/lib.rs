@@ -16,7 +16,9 @@ pub fn lab() -> anyhow::Result<&'static Lab> {
     static LAB: OnceLock<Result<Lab, String>> = OnceLock::new();
     LAB.get_or_init(|| Lab::attach().map_err(|error| format!("{error:#}")))
         .as_ref()
-        .map_err(|error| anyhow::anyhow!("these tests need a running lab (`cargo xtask test` brings one up): {error}"))
+        .map_err(|error| {
+            anyhow::anyhow!("these tests need a running lab (`cargo xtask test` brings one up): {error}")
+        })
 }
 
 /// A namespace of a test's own; it and what is in it go when this is dropped.
@@ -32,7 +34,11 @@ impl Namespace {
     /// The API server refuses.
     pub fn new(prefix: &str) -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{prefix}-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let kubectl = lab()?.kubectl().clone();
         kubectl.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))?;
         let namespace = Self { name, kubectl };
@@ -50,7 +56,8 @@ impl Namespace {
     /// # Errors
     /// kubectl fails; the error holds its words.
     pub fn text(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        self.kubectl.run(&[&["--namespace", &self.name], arguments].concat())
+        self.kubectl
+            .run(&[&["--namespace", &self.name], arguments].concat())
     }
 
     /// Applies an object after setting its namespace.
@@ -93,20 +100,32 @@ impl Namespace {
         let selector = format!("involvedObject.name={name},reason={reason}");
         let mut last = String::new();
         for _ in 0..300 {
-            last = self.text(&["get", "events", "--field-selector", &selector, "-o", "jsonpath={.items[*].message}"])?;
+            last = self.text(&[
+                "get",
+                "events",
+                "--field-selector",
+                &selector,
+                "-o",
+                "jsonpath={.items[*].message}",
+            ])?;
             if !last.is_empty() && last.contains(part) {
                 return Ok(());
             }
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
-        anyhow::bail!("{name} got no event {reason} with {part:?} in 60 s; its messages of that reason: {last:?}")
+        anyhow::bail!(
+            "{name} got no event {reason} with {part:?} in 60 s; its messages of that reason: {last:?}"
+        )
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
         // Deleted in the background: a failed test must not wait for what it could not delete. `lab down` ends it all.
-        if let Err(error) = self.kubectl.run(&["delete", "namespace", &self.name, "--wait=false"]) {
+        if let Err(error) = self
+            .kubectl
+            .run(&["delete", "namespace", &self.name, "--wait=false"])
+        {
             eprintln!("delete namespace {}: {error:#}", self.name);
         }
     }

@@ -10,13 +10,21 @@ use serde_json::{Map, Value, json};
 /// An object of `schema` in which every field is set.
 fn full_object(schemas: &Value, schema: &Value, depth: usize) -> Value {
     assert!(depth < 40, "schema recurses: {schema}");
-    let referenced = schema.get("$ref").or_else(|| schema.pointer("/allOf/0/$ref")).and_then(Value::as_str);
+    let referenced = schema
+        .get("$ref")
+        .or_else(|| schema.pointer("/allOf/0/$ref"))
+        .and_then(Value::as_str);
     if let Some(reference) = referenced {
-        let name = reference.rsplit('/').next().expect("rsplit gives one part at least");
+        let name = reference
+            .rsplit('/')
+            .next()
+            .expect("rsplit gives one part at least");
         return full_object(schemas, &schemas[name], depth + 1);
     }
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        let fields = properties.iter().map(|(name, field)| (name.clone(), full_object(schemas, field, depth + 1)));
+        let fields = properties
+            .iter()
+            .map(|(name, field)| (name.clone(), full_object(schemas, field, depth + 1)));
         return Value::Object(fields.collect::<Map<_, _>>());
     }
     match (schema["type"].as_str(), schema["format"].as_str()) {
@@ -69,7 +77,9 @@ fn assert_keeps_all<T: Serialize + DeserializeOwned>(schemas: &Value, name: &str
 
 #[test]
 fn no_field_of_pod_or_node_is_dropped() -> anyhow::Result<()> {
-    let text = longshore_e2e::lab()?.kubectl().run(&["get", "--raw", "/openapi/v3/api/v1"])?;
+    let text = longshore_e2e::lab()?
+        .kubectl()
+        .run(&["get", "--raw", "/openapi/v3/api/v1"])?;
     let document: Value = serde_json::from_str(&text).context("parse the API server's OpenAPI")?;
     let schemas = &document["components"]["schemas"];
     assert_keeps_all::<Pod>(schemas, "io.k8s.api.core.v1.Pod")?;
@@ -79,6 +89,11 @@ fn no_field_of_pod_or_node_is_dropped() -> anyhow::Result<()> {
 #[test]
 fn a_dropped_field_is_found() {
     let mut lost = Vec::new();
-    lost_fields(&json!({"a": {"b": 1, "c": [{"d": 2}]}}), &json!({"a": {"c": [{}]}}), "X", &mut lost);
+    lost_fields(
+        &json!({"a": {"b": 1, "c": [{"d": 2}]}}),
+        &json!({"a": {"c": [{}]}}),
+        "X",
+        &mut lost,
+    );
     assert_eq!(lost, ["X.a.b", "X.a.c[].d"]);
 }

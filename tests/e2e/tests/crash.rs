@@ -57,16 +57,29 @@ impl Matrix<'_> {
 
     fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
         let pod = format!("pod/{name}");
-        let waited = self.pods.text(&["wait", "--for=condition=Ready", &pod, "--timeout=60s"]);
+        let waited = self
+            .pods
+            .text(&["wait", "--for=condition=Ready", &pod, "--timeout=60s"]);
         waited.map(drop).with_context(|| {
-            let status = self.pods.get(&pod).map(|pod| pod["status"].to_string()).unwrap_or_default();
-            format!("status: {status}\nagent's log:\n{}", self.node.agent().log_tail(30))
+            let status = self
+                .pods
+                .get(&pod)
+                .map(|pod| pod["status"].to_string())
+                .unwrap_or_default();
+            format!(
+                "status: {status}\nagent's log:\n{}",
+                self.node.agent().log_tail(30)
+            )
         })
     }
 
     fn delete(&self, name: &str) -> anyhow::Result<()> {
-        let deleted = self.pods.text(&["delete", &format!("pod/{name}"), "--timeout=60s"]);
-        deleted.map(drop).with_context(|| format!("agent's log:\n{}", self.node.agent().log_tail(30)))
+        let deleted = self
+            .pods
+            .text(&["delete", &format!("pod/{name}"), "--timeout=60s"]);
+        deleted
+            .map(drop)
+            .with_context(|| format!("agent's log:\n{}", self.node.agent().log_tail(30)))
     }
 
     /// The points of both phases of an undisturbed life, with how often each was passed.
@@ -110,7 +123,13 @@ impl Matrix<'_> {
     }
 
     /// One life of a pod with a kill at the point.
-    fn crash_at(&self, index: usize, phase: Phase, point: &str, rest: &BTreeSet<String>) -> anyhow::Result<()> {
+    fn crash_at(
+        &self,
+        index: usize,
+        phase: Phase,
+        point: &str,
+        rest: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
         let name = format!("crash-{index}");
         fs::write(self.file("starts"), "").context("clear the starts")?;
         let arm = || fs::write(self.file("armed"), format!("{point} 1\n")).context("arm the point");
@@ -130,7 +149,10 @@ impl Matrix<'_> {
         ensure!(!self.file("armed").exists(), "nothing passed the point");
         // A keeper takes its pod with it, so a kill inside one may cost a second start.
         let allowed = if point.starts_with("runtime.") { 2 } else { 1 };
-        ensure!(starts <= allowed, "the container was started {starts} times, restartCount {restarts}");
+        ensure!(
+            starts <= allowed,
+            "the container was started {starts} times, restartCount {restarts}"
+        );
         Ok(())
     }
 }
@@ -154,7 +176,10 @@ fn killed_at_every_point_a_pod_still_comes_once_and_goes_without_a_trace() -> an
     let lab = longshore_e2e::lab()?;
     let nodes = lab.nodes()?;
     let node = nodes.first().context("the lab has a node")?;
-    let matrix = Matrix { node, pods: Namespace::new("crash")? };
+    let matrix = Matrix {
+        node,
+        pods: Namespace::new("crash")?,
+    };
     fs::create_dir_all(matrix.file("")).context("make the directory of the fault points")?;
     node.agent().set_environment("LONGSHORE_FAULTS", Some(FAULTS))?;
     node.agent().kill()?;
@@ -162,7 +187,11 @@ fn killed_at_every_point_a_pod_still_comes_once_and_goes_without_a_trace() -> an
     matrix.record("warm")?;
     let points = matrix.record("points")?;
     let rest = matrix.settle(None)?;
-    ensure!(points.len() >= FEWEST_POINTS, "a pod's life passes {} points: {points:#?}", points.len());
+    ensure!(
+        points.len() >= FEWEST_POINTS,
+        "a pod's life passes {} points: {points:#?}",
+        points.len()
+    );
     let mut failures = Vec::new();
     for (index, ((phase, point), count)) in points.iter().enumerate() {
         match matrix.crash_at(index, *phase, point, &rest) {
@@ -179,6 +208,12 @@ fn killed_at_every_point_a_pod_still_comes_once_and_goes_without_a_trace() -> an
     println!("crash matrix: {} points, {} failed", points.len(), failures.len());
     node.agent().set_environment("LONGSHORE_FAULTS", None)?;
     node.agent().kill()?;
-    ensure!(failures.is_empty(), "{} of {} points failed:\n{}", failures.len(), points.len(), failures.join("\n"));
+    ensure!(
+        failures.is_empty(),
+        "{} of {} points failed:\n{}",
+        failures.len(),
+        points.len(),
+        failures.join("\n")
+    );
     Ok(())
 }

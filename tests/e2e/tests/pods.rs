@@ -25,9 +25,17 @@ fn a_missing_image_is_retried_with_back_off() -> anyhow::Result<()> {
     let pods = shared();
     pods.apply(&image_pod("missing-image", "busybox:no-such-tag"))?;
     pods.wait("pod/missing-image", waiting(), "ImagePullBackOff")?;
-    pods.wait_event("missing-image", "Failed", "Failed to pull image \"busybox:no-such-tag\"")?;
+    pods.wait_event(
+        "missing-image",
+        "Failed",
+        "Failed to pull image \"busybox:no-such-tag\"",
+    )?;
     pods.wait_event("missing-image", "Failed", "Error: ErrImagePull")?;
-    pods.wait_event("missing-image", "BackOff", "Back-off pulling image \"busybox:no-such-tag\"")
+    pods.wait_event(
+        "missing-image",
+        "BackOff",
+        "Back-off pulling image \"busybox:no-such-tag\"",
+    )
 }
 
 #[test]
@@ -35,7 +43,11 @@ fn an_image_name_that_cannot_be_one_is_invalid() -> anyhow::Result<()> {
     let pods = shared();
     pods.apply(&image_pod("bad-reference", "UPPER/Case:tag"))?;
     pods.wait("pod/bad-reference", waiting(), "InvalidImageName")?;
-    pods.wait_event("bad-reference", "InspectFailed", "Failed to apply default image tag")
+    pods.wait_event(
+        "bad-reference",
+        "InspectFailed",
+        "Failed to apply default image tag",
+    )
 }
 
 #[test]
@@ -45,17 +57,28 @@ fn an_image_that_may_not_be_pulled_is_refused_by_name() -> anyhow::Result<()> {
     pod["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
     pods.apply(&pod)?;
     pods.wait("pod/never-pull", waiting(), "ErrImageNeverPull")?;
-    pods.wait_event("never-pull", "ErrImageNeverPull", "is not present with pull policy of Never")
+    pods.wait_event(
+        "never-pull",
+        "ErrImageNeverPull",
+        "is not present with pull policy of Never",
+    )
 }
 
 /// What a command that cannot start leaves in the container's last state.
 fn start_error(name: &str, pod: &Value, part: &str) -> anyhow::Result<()> {
     let pods = shared();
     pods.apply(pod)?;
-    pods.wait(&format!("pod/{name}"), ".status.containerStatuses[0].lastState.terminated.reason", "StartError")?;
+    pods.wait(
+        &format!("pod/{name}"),
+        ".status.containerStatuses[0].lastState.terminated.reason",
+        "StartError",
+    )?;
     let status = pods.get(&format!("pod/{name}"))?["status"]["containerStatuses"][0].clone();
     let ended = &status["lastState"]["terminated"];
-    ensure!(ended["exitCode"] == 128, "exit code of a container that could not start: {ended}");
+    ensure!(
+        ended["exitCode"] == 128,
+        "exit code of a container that could not start: {ended}"
+    );
     let message = ended["message"].as_str().unwrap_or_default();
     ensure!(message.contains(part), "message {message:?} should hold {part:?}");
     pods.wait_event(name, "Failed", part)
@@ -63,13 +86,25 @@ fn start_error(name: &str, pod: &Value, part: &str) -> anyhow::Result<()> {
 
 #[test]
 fn a_command_that_is_not_there_is_a_start_error() -> anyhow::Result<()> {
-    let pod = shell_pod("no-command", "", json!({"containers": [{"command": ["no-such-program", "x", "y"]}]}));
-    start_error("no-command", &pod, "exec: \"no-such-program\": executable file not found in $PATH")
+    let pod = shell_pod(
+        "no-command",
+        "",
+        json!({"containers": [{"command": ["no-such-program", "x", "y"]}]}),
+    );
+    start_error(
+        "no-command",
+        &pod,
+        "exec: \"no-such-program\": executable file not found in $PATH",
+    )
 }
 
 #[test]
 fn a_file_that_is_not_executable_is_a_start_error() -> anyhow::Result<()> {
-    let pod = shell_pod("not-executable", "", json!({"containers": [{"command": ["/etc/passwd", "x", "y"]}]}));
+    let pod = shell_pod(
+        "not-executable",
+        "",
+        json!({"containers": [{"command": ["/etc/passwd", "x", "y"]}]}),
+    );
     start_error("not-executable", &pod, "permission denied")
 }
 
@@ -77,7 +112,11 @@ fn a_file_that_is_not_executable_is_a_start_error() -> anyhow::Result<()> {
 fn a_missing_config_map_holds_the_container_back() -> anyhow::Result<()> {
     let pods = shared();
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "absent", "key": "k"}}}]);
-    pods.apply(&shell_pod("no-config-map", "true", json!({"containers": [{"env": env}]})))?;
+    pods.apply(&shell_pod(
+        "no-config-map",
+        "true",
+        json!({"containers": [{"env": env}]}),
+    ))?;
     pods.wait("pod/no-config-map", waiting(), "CreateContainerConfigError")?;
     pods.wait_event("no-config-map", "Failed", "Error: configmap \"absent\" not found")
 }
@@ -86,7 +125,11 @@ fn a_missing_config_map_holds_the_container_back() -> anyhow::Result<()> {
 fn a_missing_secret_holds_the_container_back() -> anyhow::Result<()> {
     let pods = shared();
     let env = json!([{"secretRef": {"name": "absent"}}]);
-    pods.apply(&shell_pod("no-secret", "true", json!({"containers": [{"envFrom": env}]})))?;
+    pods.apply(&shell_pod(
+        "no-secret",
+        "true",
+        json!({"containers": [{"envFrom": env}]}),
+    ))?;
     pods.wait("pod/no-secret", waiting(), "CreateContainerConfigError")?;
     pods.wait_event("no-secret", "Failed", "Error: secret \"absent\" not found")
 }
@@ -97,7 +140,11 @@ fn a_missing_key_holds_the_container_back_until_it_comes() -> anyhow::Result<()>
     let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keys"}, "data": data});
     pods.apply(&map(json!({"other": "1"})))?;
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "keys", "key": "wanted"}}}]);
-    pods.apply(&shell_pod("no-key", "echo $A; sleep 1000", json!({"containers": [{"env": env}]})))?;
+    pods.apply(&shell_pod(
+        "no-key",
+        "echo $A; sleep 1000",
+        json!({"containers": [{"env": env}]}),
+    ))?;
     pods.wait("pod/no-key", waiting(), "CreateContainerConfigError")?;
     pods.wait_event("no-key", "Failed", "couldn't find key wanted in ConfigMap")?;
     pods.apply(&map(json!({"wanted": "here"})))?;
@@ -116,19 +163,40 @@ fn a_missing_volume_source_is_a_failed_mount() -> anyhow::Result<()> {
 #[test]
 fn a_pod_that_does_not_fit_the_node_is_rejected() -> anyhow::Result<()> {
     let pods = shared();
-    let node = longshore_e2e::lab()?.nodes()?.first().context("the lab has a node")?.name().to_owned();
+    let node = longshore_e2e::lab()?
+        .nodes()?
+        .first()
+        .context("the lab has a node")?
+        .name()
+        .to_owned();
     let requests = json!({"requests": {"cpu": "1000"}});
-    pods.apply(&shell_pod("too-big", "true", json!({"nodeName": node, "containers": [{"resources": requests}]})))?;
+    pods.apply(&shell_pod(
+        "too-big",
+        "true",
+        json!({"nodeName": node, "containers": [{"resources": requests}]}),
+    ))?;
     pods.wait("pod/too-big", ".status.reason", "OutOfcpu")?;
     pods.wait("pod/too-big", ".status.phase", "Failed")?;
-    pods.wait_event("too-big", "OutOfcpu", "Node didn't have enough resource: cpu, requested: 1000000")
+    pods.wait_event(
+        "too-big",
+        "OutOfcpu",
+        "Node didn't have enough resource: cpu, requested: 1000000",
+    )
 }
 
 #[test]
 fn a_pod_that_ends_well_succeeds_and_one_that_does_not_fails() -> anyhow::Result<()> {
     let pods = shared();
-    pods.apply(&shell_pod("ends-well", "exit 0", json!({"restartPolicy": "Never"})))?;
-    pods.apply(&shell_pod("ends-badly", "exit 3", json!({"restartPolicy": "Never"})))?;
+    pods.apply(&shell_pod(
+        "ends-well",
+        "exit 0",
+        json!({"restartPolicy": "Never"}),
+    ))?;
+    pods.apply(&shell_pod(
+        "ends-badly",
+        "exit 3",
+        json!({"restartPolicy": "Never"}),
+    ))?;
     pods.wait("pod/ends-well", ".status.phase", "Succeeded")?;
     pods.wait("pod/ends-badly", ".status.phase", "Failed")?;
     let ended = |name: &str| -> anyhow::Result<Value> {
@@ -145,7 +213,11 @@ fn a_container_that_keeps_failing_is_held_back() -> anyhow::Result<()> {
     let pods = shared();
     pods.apply(&shell_pod("crash-loop", "exit 1", json!({})))?;
     pods.wait("pod/crash-loop", waiting(), "CrashLoopBackOff")?;
-    pods.wait_event("crash-loop", "BackOff", "Back-off restarting failed container main in pod crash-loop")
+    pods.wait_event(
+        "crash-loop",
+        "BackOff",
+        "Back-off restarting failed container main in pod crash-loop",
+    )
 }
 
 #[test]
@@ -191,7 +263,10 @@ sleep 1000
     pod["metadata"]["labels"] = json!({"app": "sees"});
     pods.apply(&pod)?;
     pods.wait("pod/sees", ".status.phase", "Running")?;
-    let ip = pods.get("pod/sees")?["status"]["podIP"].as_str().context("pod IP")?.to_owned();
+    let ip = pods.get("pod/sees")?["status"]["podIP"]
+        .as_str()
+        .context("pod IP")?
+        .to_owned();
     let wanted = format!(
         "map=blue secret=sesame env=blue sesame expanded=blue-sesame-$(NOBODY)\n\
          labels=app=\"sees\" ip={ip} user=1000:2000 host=sees\ntoken=1\nroot is read-only\ntmpfs\ntmpfs\n"
@@ -224,26 +299,51 @@ fn logs_by_tail_bytes_times_previous_and_follow() -> anyhow::Result<()> {
     for line in ["line 1\n", "line 5\n", "oops\n"] {
         ensure!(whole.contains(line), "log {whole:?} should hold {line:?}");
     }
-    ensure!(pods.text(&["logs", "once", "--tail=2"])?.lines().count() == 2, "--tail=2");
-    ensure!(pods.text(&["logs", "once", "--limit-bytes=5"])?.len() == 5, "--limit-bytes=5");
+    ensure!(
+        pods.text(&["logs", "once", "--tail=2"])?.lines().count() == 2,
+        "--tail=2"
+    );
+    ensure!(
+        pods.text(&["logs", "once", "--limit-bytes=5"])?.len() == 5,
+        "--limit-bytes=5"
+    );
     let stamped = pods.text(&["logs", "once", "--timestamps", "--tail=1"])?;
-    ensure!(stamped.starts_with("20") && stamped.contains('T'), "--timestamps: {stamped:?}");
-    ensure!(pods.text(&["logs", "once", "--follow"])? == whole, "--follow of an ended container");
+    ensure!(
+        stamped.starts_with("20") && stamped.contains('T'),
+        "--timestamps: {stamped:?}"
+    );
+    ensure!(
+        pods.text(&["logs", "once", "--follow"])? == whole,
+        "--follow of an ended container"
+    );
     pods.apply(&shell_pod("twice", "echo life $(date +%s%N); exit 1", json!({})))?;
     pods.wait("pod/twice", ".status.containerStatuses[0].restartCount", "1")?;
     let previous = pods.text(&["logs", "twice", "--previous"])?;
     ensure!(previous.starts_with("life "), "--previous: {previous:?}");
-    let absent = pods.text(&["logs", "once", "--previous"]).expect_err("there was no previous container");
+    let absent = pods
+        .text(&["logs", "once", "--previous"])
+        .expect_err("there was no previous container");
     let text = format!("{absent:#}");
-    ensure!(text.contains("previous terminated container \"main\" in pod \"once\" not found"), "{text}");
+    ensure!(
+        text.contains("previous terminated container \"main\" in pod \"once\" not found"),
+        "{text}"
+    );
     Ok(())
 }
 
 #[test]
 fn a_deleted_pod_gets_its_grace_and_no_more() -> anyhow::Result<()> {
     let pods = Namespace::new("grace")?;
-    pods.apply(&shell_pod("stubborn", "trap '' TERM; while :; do sleep 1; done", json!({})))?;
-    pods.apply(&shell_pod("polite", "trap 'echo bye; exit 0' TERM; while :; do sleep 1 & wait; done", json!({})))?;
+    pods.apply(&shell_pod(
+        "stubborn",
+        "trap '' TERM; while :; do sleep 1; done",
+        json!({}),
+    ))?;
+    pods.apply(&shell_pod(
+        "polite",
+        "trap 'echo bye; exit 0' TERM; while :; do sleep 1 & wait; done",
+        json!({}),
+    ))?;
     for pod in ["pod/stubborn", "pod/polite"] {
         pods.wait(pod, ".status.phase", "Running")?;
     }

@@ -75,7 +75,12 @@ impl Lab {
         }
         crate::setup::give_back(&lab_dir().join("kubeconfig"))?;
         crate::setup::give_back(&lab_dir().join("registry"))?;
-        let there = lab.state.nodes.iter().filter(|record| record.name != node::oracle::NAME).count();
+        let there = lab
+            .state
+            .nodes
+            .iter()
+            .filter(|record| record.name != node::oracle::NAME)
+            .count();
         for index in 0..options.nodes.max(there) {
             lab.ensure_node(index)?;
         }
@@ -161,7 +166,11 @@ impl Lab {
 
     fn add_record(&mut self, name: String) -> Result<()> {
         let index = self.state.nodes.len();
-        self.state.nodes.push(NodeRecord { name, index, init: None });
+        self.state.nodes.push(NodeRecord {
+            name,
+            index,
+            init: None,
+        });
         self.state.save()
     }
 
@@ -171,9 +180,18 @@ impl Lab {
         if !self.state.nodes.iter().any(of_oracle) {
             self.add_record(node::oracle::NAME.to_owned())?;
         }
-        let position = self.state.nodes.iter().position(of_oracle).context("the oracle was added")?;
+        let position = self
+            .state
+            .nodes
+            .iter()
+            .position(of_oracle)
+            .context("the oracle was added")?;
         let record = self.state.nodes[position].clone();
-        if !record.init.as_ref().is_some_and(crate::process::ProcessRecord::is_alive) {
+        if !record
+            .init
+            .as_ref()
+            .is_some_and(crate::process::ProcessRecord::is_alive)
+        {
             node::write_files(&self.state, &self.pki, &record, &self.state.settings)?;
             node::oracle::write(&self.state, &record, &self.state.settings)?;
             node::ensure(&mut self.state, position)?;
@@ -228,7 +246,10 @@ impl Lab {
     /// The nodes of ours, in the order of their numbers.
     pub fn nodes(&self) -> Result<Vec<Node>> {
         let ours = |index: &usize| self.state.nodes[*index].name != node::oracle::NAME;
-        (0..self.state.nodes.len()).filter(ours).map(|index| self.node_at(index)).collect()
+        (0..self.state.nodes.len())
+            .filter(ours)
+            .map(|index| self.node_at(index))
+            .collect()
     }
 
     /// The node `name`, such as `node-1`.

@@ -19,18 +19,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
     let wanted = |name: &str| args.name.as_deref().is_none_or(|wanted| wanted == name);
     if !names.iter().any(|name| wanted(name)) {
-        bail!("no bench is named {:?}; there are {}", args.name.as_deref().unwrap_or_default(), names.join(", "));
+        bail!(
+            "no bench is named {:?}; there are {}",
+            args.name.as_deref().unwrap_or_default(),
+            names.join(", ")
+        );
     }
-    BENCHES.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, bench)| bench())
+    BENCHES
+        .iter()
+        .filter(|(name, _)| wanted(name))
+        .try_for_each(|(_, bench)| bench())
 }
 
 /// Pod start and end on our node, on upstream's and on one that only says so, by one client on one control plane.
 fn pod_start() -> anyhow::Result<()> {
     setup::become_root()?;
-    let request = setup::Request { peers: true, profile: Profile::Release, ..setup::Request::default() };
+    let request = setup::Request {
+        peers: true,
+        profile: Profile::Release,
+        ..setup::Request::default()
+    };
     let prepared = setup::prepare(&request)?;
     Lab::down()?;
-    let options = Options { nodes: 1, oracle: true, ..Options::default() };
+    let options = Options {
+        nodes: 1,
+        oracle: true,
+        ..Options::default()
+    };
     let lab = Lab::up(&prepared, &options)?;
     let measured = measure(&lab);
     Lab::down()?;
@@ -42,10 +57,23 @@ fn measure(lab: &Lab) -> anyhow::Result<()> {
     let oracle = lab.oracle()?;
     let node = |label: &str, node: &Node| format!("--node={label}={}:{}", node.name(), node.init_pid());
     let status = setup::as_user(&mut Command::new("cargo"))
-        .args(["run", "--quiet", "--locked", "--package", "longshore-bench", "--target", setup::TARGET, "--"])
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--package",
+            "longshore-bench",
+            "--target",
+            setup::TARGET,
+            "--",
+        ])
         .arg("--kubeconfig")
         .arg(lab.kubectl().kubeconfig())
-        .args(["pod-start", &node("longshore", &ours), &node("kubelet+containerd+runc", &oracle)])
+        .args([
+            "pod-start",
+            &node("longshore", &ours),
+            &node("kubelet+containerd+runc", &oracle),
+        ])
         .current_dir(lab::workspace())
         .status()
         .context("run longshore-bench")?;

@@ -29,7 +29,10 @@ impl Drop for Root {
     fn drop(&mut self) {
         // Everything mounted below it lived in the namespace of the command, which has ended.
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("fresh: remove {}: {error}; remove it by hand", self.path.display());
+            eprintln!(
+                "fresh: remove {}: {error}; remove it by hand",
+                self.path.display()
+            );
         }
     }
 }
@@ -56,8 +59,17 @@ pub(crate) fn run(_args: &Args) -> anyhow::Result<()> {
         println!("{:>9.0}  {name}", took.as_secs_f64());
     }
     for (name, limit) in [("demo, cold", COLD_DEMO), ("demo, warm", WARM_DEMO)] {
-        let took = times.iter().find(|(n, _)| *n == name).map(|(_, took)| *took).unwrap_or_default();
-        ensure!(took <= limit, "{name} took {} s, allowed are {} s", took.as_secs(), limit.as_secs());
+        let took = times
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, took)| *took)
+            .unwrap_or_default();
+        ensure!(
+            took <= limit,
+            "{name} took {} s, allowed are {} s",
+            took.as_secs(),
+            limit.as_secs()
+        );
     }
     Ok(())
 }
@@ -86,7 +98,10 @@ fn bootstrap(workspace: &Path) -> anyhow::Result<Root> {
 
 /// The machine's own list of Debian sources; without one, mmdebstrap's default.
 fn apt_sources() -> Option<PathBuf> {
-    ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"].into_iter().map(PathBuf::from).find(|p| p.exists())
+    ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|p| p.exists())
 }
 
 /// Clones the committed tree.
@@ -156,7 +171,15 @@ fn toolchain_home(variable: &str, below_home: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn output_of(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program).args(args).output().with_context(|| format!("run {program}"))?;
-    ensure!(output.status.success(), "{program} {} ended with {}", args.join(" "), output.status);
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("run {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program} {} ended with {}",
+        args.join(" "),
+        output.status
+    );
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -34,20 +34,34 @@ struct Outcome {
 
 impl Outcome {
     fn new(family: &str) -> Self {
-        Self { family: family.to_owned(), passed: 0, failed: vec![], took: Duration::ZERO }
+        Self {
+            family: family.to_owned(),
+            passed: 0,
+            failed: vec![],
+            took: Duration::ZERO,
+        }
     }
 }
 
 /// Runs the tests; an error after the summary if any failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::become_root()?;
-    let prepared = setup::prepare(&setup::Request { fault_points: true, ..setup::Request::default() })?;
+    let prepared = setup::prepare(&setup::Request {
+        fault_points: true,
+        ..setup::Request::default()
+    })?;
     let root = lab::workspace();
     let mut outcomes = Vec::new();
     if args.filter.is_none() {
         outcomes.push(run_checks(&root));
     }
-    outcomes.push(cargo_test(&root, "unit and effect tests", &UNIT, args.filter.as_deref(), &[]));
+    outcomes.push(cargo_test(
+        &root,
+        "unit and effect tests",
+        &UNIT,
+        args.filter.as_deref(),
+        &[],
+    ));
     outcomes.extend(end_to_end(&root, &prepared, args));
     summarise(&outcomes)
 }
@@ -69,7 +83,13 @@ fn run_checks(root: &Path) -> Outcome {
     outcome
 }
 
-const UNIT: [&str; 5] = ["--workspace", "--exclude", "longshore-e2e", "--target", setup::TARGET];
+const UNIT: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "longshore-e2e",
+    "--target",
+    setup::TARGET,
+];
 
 /// Nodes of the lab that the end-to-end tests find: two, so that pods can reach each other across nodes.
 const NODES: usize = 2;
@@ -78,7 +98,11 @@ const NODES: usize = 2;
 fn end_to_end(root: &Path, prepared: &setup::Prepared, args: &Args) -> Vec<Outcome> {
     let start = Instant::now();
     let mut bringing_up = Outcome::new("lab up");
-    let options = lab::Options { nodes: NODES, fault_points: true, ..lab::Options::default() };
+    let options = lab::Options {
+        nodes: NODES,
+        fault_points: true,
+        ..lab::Options::default()
+    };
     let up = lab::Lab::down().and_then(|()| lab::Lab::up(prepared, &options));
     bringing_up.took = start.elapsed();
     if let Err(error) = up {
@@ -96,16 +120,34 @@ fn end_to_end(root: &Path, prepared: &setup::Prepared, args: &Args) -> Vec<Outco
     }
     let mut outcomes = vec![bringing_up];
     for family in families(root) {
-        let arguments = ["--package", "longshore-e2e", "--target", setup::TARGET, "--test", &family];
-        outcomes.push(cargo_test(root, &format!("end to end: {family}"), &arguments, args.filter.as_deref(), &environment));
+        let arguments = [
+            "--package",
+            "longshore-e2e",
+            "--target",
+            setup::TARGET,
+            "--test",
+            &family,
+        ];
+        outcomes.push(cargo_test(
+            root,
+            &format!("end to end: {family}"),
+            &arguments,
+            args.filter.as_deref(),
+            &environment,
+        ));
     }
     outcomes.push(take_down());
     outcomes
 }
 
 fn families(root: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(root.join("tests/e2e/tests")).into_iter().flatten().flatten();
-    let mut families: Vec<_> = entries.filter_map(|e| Some(e.path().file_stem()?.to_str()?.to_owned())).collect();
+    let entries = std::fs::read_dir(root.join("tests/e2e/tests"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut families: Vec<_> = entries
+        .filter_map(|e| Some(e.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
     families.sort();
     families
 }
@@ -125,7 +167,13 @@ fn take_down() -> Outcome {
 }
 
 /// Runs one `cargo test`, passing its output through and counting the results of all its binaries.
-fn cargo_test(root: &Path, family: &str, arguments: &[&str], filter: Option<&str>, env: &[(&str, &str)]) -> Outcome {
+fn cargo_test(
+    root: &Path,
+    family: &str,
+    arguments: &[&str],
+    filter: Option<&str>,
+    env: &[(&str, &str)],
+) -> Outcome {
     let start = Instant::now();
     println!("test family: {family}");
     let mut outcome = Outcome::new(family);
@@ -151,7 +199,10 @@ fn count_cargo_test(
         .args(arguments)
         .args(filter)
         .envs(env.iter().copied())
-        .env("LONGSHORE_XTASK", std::env::current_exe().context("find this program")?)
+        .env(
+            "LONGSHORE_XTASK",
+            std::env::current_exe().context("find this program")?,
+        )
         .current_dir(root)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -165,7 +216,10 @@ fn count_cargo_test(
             Some(result) => outcome.passed += count(result, " passed"),
             None => println!("{line}"),
         }
-        if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|l| l.strip_suffix(" ... FAILED"))
+        {
             outcome.failed.push(name.to_owned());
         }
     }
@@ -178,8 +232,14 @@ fn count_cargo_test(
 
 /// The number before ` passed` in `ok. 12 passed; 0 failed; …`.
 fn count(result: &str, word: &str) -> usize {
-    let Some((before, _)) = result.split_once(word) else { return 0 };
-    before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    let Some((before, _)) = result.split_once(word) else {
+        return 0;
+    };
+    before
+        .rsplit(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
 }
 
 fn summarise(outcomes: &[Outcome]) -> anyhow::Result<()> {
@@ -188,7 +248,12 @@ fn summarise(outcomes: &[Outcome]) -> anyhow::Result<()> {
     println!("\n{:>9}  {:>7}  {:>7}  family", "seconds", "passed", "failed");
     for outcome in slowest {
         let seconds = outcome.took.as_secs_f64();
-        println!("{seconds:>9.1}  {:>7}  {:>7}  {}", outcome.passed, outcome.failed.len(), outcome.family);
+        println!(
+            "{seconds:>9.1}  {:>7}  {:>7}  {}",
+            outcome.passed,
+            outcome.failed.len(),
+            outcome.family
+        );
     }
     let failed: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.failed).collect();
     for name in &failed {

@@ -4,8 +4,8 @@
 mod agent;
 mod boot;
 mod files;
-pub(crate) mod oracle;
 pub(crate) mod init;
+pub(crate) mod oracle;
 mod pods;
 mod service;
 

@@ -72,7 +72,10 @@ pub(crate) fn write(state: &State, record: &NodeRecord, settings: &NodeSettings)
     fs::create_dir_all(etc.join("containerd")).context("make /etc/containerd of the oracle")?;
     let mut configuration = kubelet_configuration();
     super::files::merge(&mut configuration, &settings.kubelet_configuration);
-    put(&etc.join("kubernetes/kubelet.yaml"), &serde_json::to_string_pretty(&configuration)?)?;
+    put(
+        &etc.join("kubernetes/kubelet.yaml"),
+        &serde_json::to_string_pretty(&configuration)?,
+    )?;
     put(&etc.join("containerd/config.toml"), CONTAINERD)
 }
 
@@ -117,7 +120,9 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("copy {} to {}", from.display(), to.display()))
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

@@ -27,7 +27,10 @@ const PEERS: [Peer; 3] = [
         module: "containerd",
         programs: &[
             ("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
-            ("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+            (
+                "containerd-shim-runc-v2",
+                "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+            ),
         ],
         tags: "no_btrfs no_devmapper no_zfs",
         cgo: "0",
@@ -43,10 +46,22 @@ const PEERS: [Peer; 3] = [
     Peer {
         module: "plugins",
         programs: &[
-            ("cni/bridge", "github.com/containernetworking/plugins/plugins/main/bridge"),
-            ("cni/loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
-            ("cni/host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
-            ("cni/portmap", "github.com/containernetworking/plugins/plugins/meta/portmap"),
+            (
+                "cni/bridge",
+                "github.com/containernetworking/plugins/plugins/main/bridge",
+            ),
+            (
+                "cni/loopback",
+                "github.com/containernetworking/plugins/plugins/main/loopback",
+            ),
+            (
+                "cni/host-local",
+                "github.com/containernetworking/plugins/plugins/ipam/host-local",
+            ),
+            (
+                "cni/portmap",
+                "github.com/containernetworking/plugins/plugins/meta/portmap",
+            ),
         ],
         tags: "",
         cgo: "0",
@@ -66,10 +81,25 @@ pub(crate) fn build(dir: &Path) -> Result<()> {
             }
             let temporary = target.with_extension("new");
             let mut command = Command::new("go");
-            command.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-tags", peer.tags, "-o"]);
+            command.args([
+                "build",
+                "-trimpath",
+                "-buildvcs=false",
+                "-ldflags",
+                "-s -w",
+                "-tags",
+                peer.tags,
+                "-o",
+            ]);
             command.arg(&temporary).arg(package);
-            command.current_dir(workspace().join("tests/testbed").join(peer.module)).env("CGO_ENABLED", peer.cgo);
-            run_step(&format!("build {name}"), Duration::from_secs(peer.seconds), as_user(&mut command))?;
+            command
+                .current_dir(workspace().join("tests/testbed").join(peer.module))
+                .env("CGO_ENABLED", peer.cgo);
+            run_step(
+                &format!("build {name}"),
+                Duration::from_secs(peer.seconds),
+                as_user(&mut command),
+            )?;
             fs::rename(&temporary, &target).with_context(|| format!("put {} in place", target.display()))?;
         }
     }

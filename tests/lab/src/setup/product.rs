@@ -53,7 +53,9 @@ pub(crate) fn add_target() -> Result<()> {
 /// Where the programs of a build are kept: `target/programs/PROFILE[-faults]`.
 pub(crate) fn directory(profile: Profile, fault_points: bool) -> PathBuf {
     let faults = if fault_points { "-faults" } else { "" };
-    target_dir().join("programs").join(format!("{}{faults}", cargo_directory(profile)))
+    target_dir()
+        .join("programs")
+        .join(format!("{}{faults}", cargo_directory(profile)))
 }
 
 fn cargo_directory(profile: Profile) -> &'static str {
@@ -67,17 +69,37 @@ fn cargo_directory(profile: Profile) -> &'static str {
 /// all that they stand on is the same; the programs are then copied, so that neither build undoes the other.
 pub(crate) fn build(profile: Profile, fault_points: bool) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
-    command.args(["build", "--locked", "--target", TARGET, "-p", "longshore", "-p", "longshore-runtime", "--bins"]);
+    command.args([
+        "build",
+        "--locked",
+        "--target",
+        TARGET,
+        "-p",
+        "longshore",
+        "-p",
+        "longshore-runtime",
+        "--bins",
+    ]);
     command.current_dir(workspace());
     if profile == Profile::Release {
         command.arg("--release");
     }
     if fault_points {
-        command.args(["--features", "longshore/fault-points,longshore-runtime/fault-points"]);
+        command.args([
+            "--features",
+            "longshore/fault-points,longshore-runtime/fault-points",
+        ]);
     }
-    let what = if fault_points { "build longshore with fault points" } else { "build longshore" };
+    let what = if fault_points {
+        "build longshore with fault points"
+    } else {
+        "build longshore"
+    };
     run_step(what, Duration::from_secs(300), as_user(&mut command))?;
-    keep(&target_dir().join(TARGET).join(cargo_directory(profile)), &directory(profile, fault_points))
+    keep(
+        &target_dir().join(TARGET).join(cargo_directory(profile)),
+        &directory(profile, fault_points),
+    )
 }
 
 fn keep(from: &Path, to: &Path) -> Result<PathBuf> {

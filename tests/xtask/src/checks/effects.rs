@@ -11,17 +11,61 @@ const FUNNELS: &[(&str, &[&str])] = &[
     ("cni/src", &["sys"]),
     ("proxy/src", &[]),
     ("cri/src", &["state.rs", "state", "keeper.rs", "keeper"]),
-    ("agent/src", &["api", "volumes/sys.rs", "pods/effects.rs", "resources/sys.rs", "node/files.rs"]),
+    (
+        "agent/src",
+        &[
+            "api",
+            "volumes/sys.rs",
+            "pods/effects.rs",
+            "resources/sys.rs",
+            "node/files.rs",
+        ],
+    ),
 ];
 
 /// Names whose call changes something outside the process.
 const EFFECTS: &[&str] = &[
-    "fs::write", "fs::create_dir", "fs::create_dir_all", "fs::remove_file", "fs::remove_dir", "fs::remove_dir_all",
-    "fs::rename", "fs::hard_link", "fs::set_permissions", "fs::copy", "File::create", "OpenOptions", "DirBuilder",
-    "Command::new", "mkdirat", "unlinkat", "renameat", "renameat_with", "linkat", "symlinkat", "mknodat", "chownat",
-    "fchown", "fchmod", "chmodat", "fsopen", "fsmount", "move_mount", "open_tree", "mount_setattr", "unmount",
-    "pivot_root", "sethostname", "unshare", "setns", "kill_process", "kill_process_group", "pidfd_send_signal",
-    "PostParams", "PatchParams", "DeleteParams",
+    "fs::write",
+    "fs::create_dir",
+    "fs::create_dir_all",
+    "fs::remove_file",
+    "fs::remove_dir",
+    "fs::remove_dir_all",
+    "fs::rename",
+    "fs::hard_link",
+    "fs::set_permissions",
+    "fs::copy",
+    "File::create",
+    "OpenOptions",
+    "DirBuilder",
+    "Command::new",
+    "mkdirat",
+    "unlinkat",
+    "renameat",
+    "renameat_with",
+    "linkat",
+    "symlinkat",
+    "mknodat",
+    "chownat",
+    "fchown",
+    "fchmod",
+    "chmodat",
+    "fsopen",
+    "fsmount",
+    "move_mount",
+    "open_tree",
+    "mount_setattr",
+    "unmount",
+    "pivot_root",
+    "sethostname",
+    "unshare",
+    "setns",
+    "kill_process",
+    "kill_process_group",
+    "pidfd_send_signal",
+    "PostParams",
+    "PatchParams",
+    "DeleteParams",
 ];
 
 /// No effect stands outside a funnel.
@@ -43,13 +87,17 @@ pub(super) fn funnels(root: &Path) -> anyhow::Result<()> {
         }
     }
     if !found.is_empty() {
-        bail!("effects outside the funnel of their crate (move them into it, with a fault point):\n  {}", found.join("\n  "));
+        bail!(
+            "effects outside the funnel of their crate (move them into it, with a fault point):\n  {}",
+            found.join("\n  ")
+        );
     }
     Ok(())
 }
 
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+    path.components()
+        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
 }
 
 fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {

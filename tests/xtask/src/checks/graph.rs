@@ -13,8 +13,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("longshore-cni", &["fault-point"]),
     ("longshore-proxy", &["fault-point"]),
     ("longshore-proto", &[]),
-    ("longshore-cri", &["longshore-proto", "longshore-runtime", "longshore-cni", "fault-point"]),
-    ("longshore", &["longshore-cri", "longshore-proxy", "longshore-proto", "longshore-cni", "longshore-runtime", "fault-point"]),
+    (
+        "longshore-cri",
+        &[
+            "longshore-proto",
+            "longshore-runtime",
+            "longshore-cni",
+            "fault-point",
+        ],
+    ),
+    (
+        "longshore",
+        &[
+            "longshore-cri",
+            "longshore-proxy",
+            "longshore-proto",
+            "longshore-cni",
+            "longshore-runtime",
+            "fault-point",
+        ],
+    ),
 ];
 
 /// Crates that stand alone: nothing async, no gRPC anywhere below them.
@@ -36,7 +54,11 @@ impl Graph {
             .current_dir(root)
             .output()
             .context("run cargo metadata")?;
-        ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "cargo metadata: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let metadata: Value = serde_json::from_slice(&output.stdout).context("parse cargo metadata")?;
         let mut names = BTreeMap::new();
         for package in array(&metadata["packages"]) {
@@ -55,7 +77,9 @@ impl Graph {
     }
 
     fn direct(&self, name: &str) -> anyhow::Result<&BTreeSet<String>> {
-        self.normal.get(name).with_context(|| format!("crate {name} is not in the workspace"))
+        self.normal
+            .get(name)
+            .with_context(|| format!("crate {name} is not in the workspace"))
     }
 
     fn below(&self, name: &str) -> BTreeSet<&str> {
@@ -83,10 +107,16 @@ fn text(value: &Value) -> String {
 /// The layers hold.
 pub(super) fn layers(root: &Path) -> anyhow::Result<()> {
     let graph = Graph::read(root)?;
-    let ours: BTreeSet<&str> = LAYERS.iter().map(|(name, _)| *name).chain(["fault-point"]).collect();
+    let ours: BTreeSet<&str> = LAYERS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["fault-point"])
+        .collect();
     for (name, allowed) in LAYERS {
         for dep in graph.direct(name)? {
-            if (ours.contains(dep.as_str()) || dep.starts_with("longshore")) && !allowed.contains(&dep.as_str()) {
+            if (ours.contains(dep.as_str()) || dep.starts_with("longshore"))
+                && !allowed.contains(&dep.as_str())
+            {
                 bail!("{name} depends on {dep}; it may depend on {allowed:?} only");
             }
         }
@@ -108,10 +138,16 @@ pub(super) fn oci_dependencies(root: &Path) -> anyhow::Result<()> {
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let mut cells = row.trim_matches('|').split('|').map(str::trim);
         let name = cells.next().unwrap_or_default().trim_matches('`').to_owned();
-        ensure!(cells.next().is_some_and(|why| !why.is_empty()), "{OCI_LIST}: {name} has no reason");
+        ensure!(
+            cells.next().is_some_and(|why| !why.is_empty()),
+            "{OCI_LIST}: {name} has no reason"
+        );
         listed.insert(name);
     }
     let real = graph.direct("longshore-runtime")?;
-    ensure!(*real == listed, "{OCI_LIST} lists {listed:?}; the crate depends on {real:?}");
+    ensure!(
+        *real == listed,
+        "{OCI_LIST} lists {listed:?}; the crate depends on {real:?}"
+    );
     Ok(())
 }

@@ -15,10 +15,28 @@ pub(crate) struct Check {
 
 /// All checks, cheapest first.
 pub(crate) const ALL: &[Check] = &[
-    Check { name: "format", run: tools::format },
-    Check { name: "crate graph", run: graph::layers },
-    Check { name: "dependencies of longshore-oci", run: graph::oci_dependencies },
-    Check { name: "effects pass their funnel", run: effects::funnels },
-    Check { name: "licences, bans, sources", run: tools::deny },
-    Check { name: "lints", run: tools::lints },
+    Check {
+        name: "format",
+        run: tools::format,
+    },
+    Check {
+        name: "crate graph",
+        run: graph::layers,
+    },
+    Check {
+        name: "dependencies of longshore-oci",
+        run: graph::oci_dependencies,
+    },
+    Check {
+        name: "effects pass their funnel",
+        run: effects::funnels,
+    },
+    Check {
+        name: "licences, bans, sources",
+        run: tools::deny,
+    },
+    Check {
+        name: "lints",
+        run: tools::lints,
+    },
 ];
