@@ -65,9 +65,7 @@ state = "/run/containerd"
 pub(crate) fn write(state: &State, record: &NodeRecord, settings: &NodeSettings) -> Result<()> {
     let dir = super::dir(&record.name);
     copy_tree(&state.tools.join("peers"), &dir.join("bin"))?;
-    for tool in ["kubelet"] {
-        copy(&state.tools.join(tool), &dir.join("bin").join(tool))?;
-    }
+    copy(&state.tools.join("kubelet"), &dir.join("bin/kubelet"))?;
     let etc = dir.join("etc/upper");
     fs::create_dir_all(etc.join("containerd")).context("make /etc/containerd of the oracle")?;
     let mut configuration = kubelet_configuration();

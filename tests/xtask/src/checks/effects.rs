@@ -1,6 +1,7 @@
 //! Side effects happen in the funnel of their crate and nowhere else: there they pass a named fault point, so that the
 //! crash matrix can kill the process at each. This check reads the source as text: it finds calls by name.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -23,49 +24,18 @@ const FUNNELS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Names whose call changes something outside the process.
-const EFFECTS: &[&str] = &[
-    "fs::write",
-    "fs::create_dir",
-    "fs::create_dir_all",
-    "fs::remove_file",
-    "fs::remove_dir",
-    "fs::remove_dir_all",
-    "fs::rename",
-    "fs::hard_link",
-    "fs::set_permissions",
-    "fs::copy",
-    "File::create",
-    "OpenOptions",
-    "DirBuilder",
-    "Command::new",
-    "mkdirat",
-    "unlinkat",
-    "renameat",
-    "renameat_with",
-    "linkat",
-    "symlinkat",
-    "mknodat",
-    "chownat",
-    "fchown",
-    "fchmod",
-    "chmodat",
-    "fsopen",
-    "fsmount",
-    "move_mount",
-    "open_tree",
-    "mount_setattr",
-    "unmount",
-    "pivot_root",
-    "sethostname",
-    "unshare",
-    "setns",
-    "kill_process",
-    "kill_process_group",
-    "pidfd_send_signal",
-    "PostParams",
-    "PatchParams",
-    "DeleteParams",
+/// Calls of the standard library that change something outside the process.
+const STANDARD: &[&str] = &[
+    "fs::write", "fs::create_dir", "fs::create_dir_all", "fs::remove_file", "fs::remove_dir", "fs::remove_dir_all",
+    "fs::rename", "fs::hard_link", "fs::set_permissions", "fs::copy", "File::create", "OpenOptions", "DirBuilder",
+    "process::Command", "PostParams", "PatchParams", "DeleteParams",
+];
+
+/// System calls that do, by their names in rustix and libc.
+const SYSTEM_CALLS: &[&str] = &[
+    "mkdirat", "unlinkat", "renameat", "renameat_with", "linkat", "symlinkat", "mknodat", "chownat", "fchown", "fchmod",
+    "chmodat", "fsopen", "fsmount", "move_mount", "open_tree", "mount_setattr", "unmount", "pivot_root", "sethostname",
+    "unshare", "setns", "kill_process", "kill_process_group", "pidfd_send_signal",
 ];
 
 /// No effect stands outside a funnel.
@@ -79,8 +49,9 @@ pub(super) fn funnels(root: &Path) -> anyhow::Result<()> {
                 continue;
             }
             let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            let imported = imported_from_rustix(&text);
             for (number, line) in text.lines().enumerate() {
-                if let Some(name) = effect_in(line) {
+                if let Some(name) = effect_in(line, &imported) {
                     found.push(format!("{folder}/{}:{}: {name}", inside.display(), number + 1));
                 }
             }
@@ -117,26 +88,56 @@ fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Every name in the `use rustix::…;` statements of a file: functions, and modules through which they are called.
+fn imported_from_rustix(text: &str) -> BTreeSet<&str> {
+    let statements = text.split("use rustix::").skip(1).filter_map(|rest| rest.split_once(';'));
+    statements.flat_map(|(names, _)| names.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
+}
+
 /// The effect a line of code calls or imports, if any; comments do not count.
-fn effect_in(line: &str) -> Option<&'static str> {
+fn effect_in(line: &str, imported: &BTreeSet<&str>) -> Option<&'static str> {
     let code = line.split("//").next().unwrap_or_default();
-    EFFECTS.iter().copied().find(|name| {
-        code.match_indices(name).any(|(at, _)| {
-            let boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
-            boundary(code[..at].chars().next_back()) && boundary(code[at + name.len()..].chars().next())
+    let standard = STANDARD.iter().find(|name| uses(code, name).next().is_some());
+    let system_call = || {
+        SYSTEM_CALLS.iter().find(|name| {
+            uses(code, name).any(|before| match before.strip_suffix("::") {
+                // `rustix::fs::mkdirat`, `libc::setns`, or `fs::mkdirat` after `use rustix::fs`.
+                Some(path) => {
+                    let module = path.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                    path.contains("rustix") || module == "libc" || imported.contains(module)
+                }
+                None => imported.contains(**name) && !before.ends_with('.'),
+            })
         })
+    };
+    standard.or_else(system_call).copied()
+}
+
+/// What stands before each use of `name` as a whole word in a line.
+fn uses<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    code.match_indices(name).filter_map(move |(at, _)| {
+        let (before, after) = (&code[..at], &code[at + name.len()..]);
+        (!part_of_word(before.chars().next_back()) && !part_of_word(after.chars().next())).then_some(before)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::effect_in;
+    use super::{effect_in, imported_from_rustix};
 
     #[test]
-    fn finds_a_call_and_an_import_but_no_comment_and_no_longer_name() {
-        assert_eq!(effect_in("    std::fs::write(path, bytes)?;"), Some("fs::write"));
-        assert_eq!(effect_in("use rustix::fs::{mkdirat, openat2};"), Some("mkdirat"));
-        assert_eq!(effect_in("// fs::write is for the funnel"), None);
-        assert_eq!(effect_in("let x = premkdirat_plan();"), None);
+    fn finds_calls_and_imports_of_effects_only() {
+        let imported = imported_from_rustix("use rustix::fs::{\n    mkdirat, openat2,\n};\nuse rustix::process;\n");
+        let find = |line| effect_in(line, &imported);
+        assert_eq!(find("    std::fs::write(path, bytes)?;"), Some("fs::write"));
+        assert_eq!(find("use std::process::Command;"), Some("process::Command"));
+        assert_eq!(find("    mkdirat(&dir, name, mode)?;"), Some("mkdirat"));
+        assert_eq!(find("    process::kill_process(pid, signal)?;"), Some("kill_process"));
+        assert_eq!(find("    rustix::system::sethostname(name)?;"), Some("sethostname"));
+        assert_eq!(find("// fs::write is for the funnel"), None);
+        assert_eq!(find("    let x = premkdirat_plan();"), None);
+        assert_eq!(find("    volumes.unmount(uid).await?;"), None);
+        assert_eq!(find("    sys::unmount(path)?;"), None);
     }
 }
