@@ -26,16 +26,51 @@ const FUNNELS: &[(&str, &[&str])] = &[
 
 /// Calls of the standard library that change something outside the process.
 const STANDARD: &[&str] = &[
-    "fs::write", "fs::create_dir", "fs::create_dir_all", "fs::remove_file", "fs::remove_dir", "fs::remove_dir_all",
-    "fs::rename", "fs::hard_link", "fs::set_permissions", "fs::copy", "File::create", "OpenOptions", "DirBuilder",
-    "process::Command", "PostParams", "PatchParams", "DeleteParams",
+    "fs::write",
+    "fs::create_dir",
+    "fs::create_dir_all",
+    "fs::remove_file",
+    "fs::remove_dir",
+    "fs::remove_dir_all",
+    "fs::rename",
+    "fs::hard_link",
+    "fs::set_permissions",
+    "fs::copy",
+    "File::create",
+    "OpenOptions",
+    "DirBuilder",
+    "process::Command",
+    "PostParams",
+    "PatchParams",
+    "DeleteParams",
 ];
 
 /// System calls that do, by their names in rustix and libc.
 const SYSTEM_CALLS: &[&str] = &[
-    "mkdirat", "unlinkat", "renameat", "renameat_with", "linkat", "symlinkat", "mknodat", "chownat", "fchown", "fchmod",
-    "chmodat", "fsopen", "fsmount", "move_mount", "open_tree", "mount_setattr", "unmount", "pivot_root", "sethostname",
-    "unshare", "setns", "kill_process", "kill_process_group", "pidfd_send_signal",
+    "mkdirat",
+    "unlinkat",
+    "renameat",
+    "renameat_with",
+    "linkat",
+    "symlinkat",
+    "mknodat",
+    "chownat",
+    "fchown",
+    "fchmod",
+    "chmodat",
+    "fsopen",
+    "fsmount",
+    "move_mount",
+    "open_tree",
+    "mount_setattr",
+    "unmount",
+    "pivot_root",
+    "sethostname",
+    "unshare",
+    "setns",
+    "kill_process",
+    "kill_process_group",
+    "pidfd_send_signal",
 ];
 
 /// No effect stands outside a funnel.
@@ -90,8 +125,13 @@ fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Every name in the `use rustix::…;` statements of a file: functions, and modules through which they are called.
 fn imported_from_rustix(text: &str) -> BTreeSet<&str> {
-    let statements = text.split("use rustix::").skip(1).filter_map(|rest| rest.split_once(';'));
-    statements.flat_map(|(names, _)| names.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
+    let statements = text
+        .split("use rustix::")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(';'));
+    statements
+        .flat_map(|(names, _)| names.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .collect()
 }
 
 /// The effect a line of code calls or imports, if any; comments do not count.
@@ -103,7 +143,10 @@ fn effect_in(line: &str, imported: &BTreeSet<&str>) -> Option<&'static str> {
             uses(code, name).any(|before| match before.strip_suffix("::") {
                 // `rustix::fs::mkdirat`, `libc::setns`, or `fs::mkdirat` after `use rustix::fs`.
                 Some(path) => {
-                    let module = path.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                    let module = path
+                        .rsplit(|c: char| !c.is_alphanumeric() && c != '_')
+                        .next()
+                        .unwrap_or_default();
                     path.contains("rustix") || module == "libc" || imported.contains(module)
                 }
                 None => imported.contains(**name) && !before.ends_with('.'),
@@ -128,13 +171,20 @@ mod tests {
 
     #[test]
     fn finds_calls_and_imports_of_effects_only() {
-        let imported = imported_from_rustix("use rustix::fs::{\n    mkdirat, openat2,\n};\nuse rustix::process;\n");
+        let imported =
+            imported_from_rustix("use rustix::fs::{\n    mkdirat, openat2,\n};\nuse rustix::process;\n");
         let find = |line| effect_in(line, &imported);
         assert_eq!(find("    std::fs::write(path, bytes)?;"), Some("fs::write"));
         assert_eq!(find("use std::process::Command;"), Some("process::Command"));
         assert_eq!(find("    mkdirat(&dir, name, mode)?;"), Some("mkdirat"));
-        assert_eq!(find("    process::kill_process(pid, signal)?;"), Some("kill_process"));
-        assert_eq!(find("    rustix::system::sethostname(name)?;"), Some("sethostname"));
+        assert_eq!(
+            find("    process::kill_process(pid, signal)?;"),
+            Some("kill_process")
+        );
+        assert_eq!(
+            find("    rustix::system::sethostname(name)?;"),
+            Some("sethostname")
+        );
         assert_eq!(find("// fs::write is for the funnel"), None);
         assert_eq!(find("    let x = premkdirat_plan();"), None);
         assert_eq!(find("    volumes.unmount(uid).await?;"), None);
