@@ -11,6 +11,7 @@ mod config;
 mod fault;
 mod pods;
 mod resources;
+mod server;
 mod volumes;
 
 fn main() {}

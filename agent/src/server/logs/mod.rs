@@ -1,0 +1,12 @@
+//! Container logs: what was asked (`options`), CRI log lines (`line`, pure), files (`file`), and the reading and
+//! following of them (`reader`).
+
+mod file;
+mod line;
+mod options;
+mod reader;
+mod sys;
+
+pub(crate) use file::{LogFile, OpenError};
+pub(crate) use options::{Options, QueryError};
+pub(crate) use reader::{ReadError, copy};
