@@ -217,3 +217,6 @@ pub fn decode<T: DeserializeOwned>(buffer: &[u8]) -> Result<Option<(T, usize)>, 
     }
     Ok(Some((record, 4 + length)))
 }
+
+#[cfg(test)]
+mod tests;
