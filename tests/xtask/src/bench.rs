@@ -13,10 +13,15 @@ pub(crate) struct Args {
     pub(crate) name: Option<String>,
 }
 
-const BENCHES: &[(&str, fn() -> anyhow::Result<()>)] = &[("pod-start", pod_start)];
+struct Bench {
+    name: &'static str,
+    run: fn() -> anyhow::Result<()>,
+}
+
+const BENCHES: &[Bench] = &[Bench { name: "pod-start", run: pod_start }];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = BENCHES.iter().map(|bench| bench.name).collect();
     let wanted = |name: &str| args.name.as_deref().is_none_or(|wanted| wanted == name);
     if !names.iter().any(|name| wanted(name)) {
         bail!(
@@ -25,10 +30,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             names.join(", ")
         );
     }
-    BENCHES
-        .iter()
-        .filter(|(name, _)| wanted(name))
-        .try_for_each(|(_, bench)| bench())
+    BENCHES.iter().filter(|bench| wanted(bench.name)).try_for_each(|bench| (bench.run)())
 }
 
 /// Pod start and end on our node, on upstream's and on one that only says so, by one client on one control plane.
