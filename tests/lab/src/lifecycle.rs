@@ -277,6 +277,11 @@ impl Lab {
         self.ensure_node(index.with_context(|| format!("the lab has no node {name}"))?)
     }
 
+    /// Directory of the programs that the nodes were made with.
+    pub fn programs(&self) -> &Path {
+        &self.state.settings.programs
+    }
+
     /// kubectl with the admin kubeconfig.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl

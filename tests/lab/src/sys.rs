@@ -75,7 +75,8 @@ pub(crate) fn block_signals() -> io::Result<()> {
 pub(crate) fn wait_signal(timeout: Duration) -> io::Result<Option<i32>> {
     let set = awaited_set();
     let timeout = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        // A day is as good as for ever, and fits whatever the C library's type is.
+        tv_sec: timeout.as_secs().min(86_400) as _,
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: set and timeout are initialised and outlive the call; the details of the signal are not asked for.

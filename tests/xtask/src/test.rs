@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     setup::become_root()?;
     let prepared = setup::prepare(&setup::Request {
         fault_points: true,
+        peers: true,
         ..setup::Request::default()
     })?;
     let root = lab::workspace();
@@ -101,6 +102,7 @@ fn end_to_end(root: &Path, prepared: &setup::Prepared, args: &Args) -> Vec<Outco
     let options = lab::Options {
         nodes: NODES,
         fault_points: true,
+        oracle: true,
         ..lab::Options::default()
     };
     let up = lab::Lab::down().and_then(|()| lab::Lab::up(prepared, &options));
