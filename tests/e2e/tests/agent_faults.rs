@@ -25,7 +25,10 @@ fn a_container_that_ends_while_no_agent_runs_is_reported_with_its_exit_code() ->
     pods.wait("pod/ends-alone", ".status.phase", "Failed")?;
     let status = pods.get("pod/ends-alone")?["status"]["containerStatuses"][0].clone();
     ensure!(status["state"]["terminated"]["exitCode"] == 7, "{status}");
-    ensure!(status["containerID"] == container && status["restartCount"] == 0, "{status}");
+    ensure!(
+        status["containerID"] == container && status["restartCount"] == 0,
+        "{status}"
+    );
     node.sh(&format!("rm -r {dir}")).map(drop)
 }
 
@@ -39,7 +42,11 @@ fn a_second_agent_is_refused_with_a_clear_error() -> anyhow::Result<()> {
     second[0] = "/run/lab/bin/longshore".to_owned();
     let output = node.exec(&second)?;
     ensure!(output.code != Some(0), "a second agent ended well: {output:?}");
-    ensure!(output.stderr.contains("another agent"), "its error: {}", output.stderr);
+    ensure!(
+        output.stderr.contains("another agent"),
+        "its error: {}",
+        output.stderr
+    );
     ensure!(node.agent().pid()? == before, "the first agent was disturbed");
     Ok(())
 }

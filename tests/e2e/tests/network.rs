@@ -16,14 +16,20 @@ fn server(name: &str, node: &str) -> Value {
 
 fn addresses(pod: &Value) -> Vec<String> {
     let ips = pod["status"]["podIPs"].as_array().cloned().unwrap_or_default();
-    ips.iter().filter_map(|ip| ip["ip"].as_str().map(str::to_owned)).collect()
+    ips.iter()
+        .filter_map(|ip| ip["ip"].as_str().map(str::to_owned))
+        .collect()
 }
 
 #[test]
 fn pods_reach_each_other_across_nodes_in_both_families() -> anyhow::Result<()> {
     let pods = Namespace::new("network")?;
     let nodes = longshore_e2e::lab()?.nodes()?;
-    ensure!(nodes.len() >= 2, "the lab has {} nodes, this test needs two", nodes.len());
+    ensure!(
+        nodes.len() >= 2,
+        "the lab has {} nodes, this test needs two",
+        nodes.len()
+    );
     for (i, node) in nodes.iter().take(2).enumerate() {
         pods.apply(&server(&format!("server-{i}"), node.name()))?;
     }
@@ -32,7 +38,10 @@ fn pods_reach_each_other_across_nodes_in_both_families() -> anyhow::Result<()> {
         let pod = format!("pod/server-{i}");
         pods.wait(&pod, ".status.phase", "Running")?;
         let ips = addresses(&pods.get(&pod)?);
-        ensure!(ips.len() == 2, "pod {i} has addresses {ips:?}, wanted one of each family");
+        ensure!(
+            ips.len() == 2,
+            "pod {i} has addresses {ips:?}, wanted one of each family"
+        );
         for ip in ips {
             let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
             urls.push((format!("server-{i}"), format!("http://{host}:8080/hostname")));
@@ -45,7 +54,11 @@ fn pods_reach_each_other_across_nodes_in_both_families() -> anyhow::Result<()> {
             .iter()
             .map(|(_, url)| format!("n=0; until wget -q -T 2 -O - '{url}'; do n=$((n+1)); [ $n -lt 30 ] || exit 1; sleep 0.2; done; echo;"))
             .collect();
-        pods.apply(&shell_pod(&name, &script, json!({"nodeName": node.name(), "restartPolicy": "Never"})))?;
+        pods.apply(&shell_pod(
+            &name,
+            &script,
+            json!({"nodeName": node.name(), "restartPolicy": "Never"}),
+        ))?;
     }
     let wanted: Vec<_> = urls.iter().map(|(name, _)| name.as_str()).collect();
     for i in 0..2 {
@@ -61,16 +74,28 @@ fn pods_reach_each_other_across_nodes_in_both_families() -> anyhow::Result<()> {
 #[test]
 fn a_freed_address_is_not_at_once_given_to_the_next_pod() -> anyhow::Result<()> {
     let pods = Namespace::new("addresses")?;
-    let node = longshore_e2e::lab()?.nodes()?.first().context("the lab has a node")?.name().to_owned();
+    let node = longshore_e2e::lab()?
+        .nodes()?
+        .first()
+        .context("the lab has a node")?
+        .name()
+        .to_owned();
     let mut seen = Vec::new();
     for i in 0..3 {
         let name = format!("one-after-other-{i}");
-        pods.apply(&shell_pod(&name, "trap 'exit 0' TERM; sleep 1000 & wait", json!({"nodeName": node})))?;
+        pods.apply(&shell_pod(
+            &name,
+            "trap 'exit 0' TERM; sleep 1000 & wait",
+            json!({"nodeName": node}),
+        ))?;
         pods.wait(&format!("pod/{name}"), ".status.phase", "Running")?;
         seen.extend(addresses(&pods.get(&format!("pod/{name}"))?));
         pods.text(&["delete", "pod", &name])?;
     }
     let different: std::collections::BTreeSet<_> = seen.iter().collect();
-    ensure!(different.len() == seen.len(), "addresses were given twice: {seen:?}");
+    ensure!(
+        different.len() == seen.len(),
+        "addresses were given twice: {seen:?}"
+    );
     Ok(())
 }

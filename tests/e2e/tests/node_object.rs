@@ -14,16 +14,31 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("metadata.creationTimestamp", "two objects"),
     ("metadata.generation", "counts spec changes by the controllers"),
     ("metadata.labels.kubernetes.io/hostname", "two nodes"),
-    ("metadata.annotations.longshore.dev/unenforced", "ours: the limits that the lab's cgroup tree cannot hold"),
+    (
+        "metadata.annotations.longshore.dev/unenforced",
+        "ours: the limits that the lab's cgroup tree cannot hold",
+    ),
     ("spec.podCIDR*", "each node has its own ranges"),
     ("status.addresses*", "each node has its own addresses"),
     ("status.conditions[*].last*", "times of the two nodes"),
-    ("status.allocatable.memory", "enforcement: the oracle runs with cgroupsPerQOS off"),
+    (
+        "status.allocatable.memory",
+        "enforcement: the oracle runs with cgroupsPerQOS off",
+    ),
     ("status.images*", "each node has pulled what its pods needed"),
-    ("status.nodeInfo.containerRuntimeVersion", "longshore:// against containerd://"),
-    ("status.nodeInfo.kubeletVersion", "ours carries longshore's version as build metadata"),
+    (
+        "status.nodeInfo.containerRuntimeVersion",
+        "longshore:// against containerd://",
+    ),
+    (
+        "status.nodeInfo.kubeletVersion",
+        "ours carries longshore's version as build metadata",
+    ),
     ("status.nodeInfo.machineID", "each node has its own machine-id"),
-    ("status.runtimeHandlers*", "containerd names its handler runc beside the default one"),
+    (
+        "status.runtimeHandlers*",
+        "containerd names its handler runc beside the default one",
+    ),
     ("status.features*", "what the runtime can do"),
     ("status.declaredFeatures*", "we declare only what we do"),
     ("status.volumesInUse*", "each node's own volumes"),
@@ -40,7 +55,10 @@ fn leaves(value: &Value, path: String, into: &mut BTreeMap<String, Value>) {
         }
         Value::Array(items) => {
             for (i, item) in items.iter().enumerate() {
-                let key = item["type"].as_str().or(item["name"].as_str()).map_or_else(|| i.to_string(), str::to_owned);
+                let key = item["type"]
+                    .as_str()
+                    .or(item["name"].as_str())
+                    .map_or_else(|| i.to_string(), str::to_owned);
                 leaves(item, format!("{path}[{key}]"), into);
             }
         }
@@ -51,7 +69,9 @@ fn leaves(value: &Value, path: String, into: &mut BTreeMap<String, Value>) {
 /// Does the pattern cover the path? `*` stands for anything.
 fn covers(pattern: &str, path: &str) -> bool {
     let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| path.strip_prefix(first)) else { return false };
+    let Some(mut rest) = parts.next().and_then(|first| path.strip_prefix(first)) else {
+        return false;
+    };
     let mut open = pattern.ends_with('*');
     for part in parts {
         if part.is_empty() {
@@ -75,7 +95,9 @@ fn our_node_object_differs_from_upstreams_only_where_it_should() -> anyhow::Resu
     for (node, into) in [(&ours, &mut our_leaves), (&upstream, &mut their_leaves)] {
         let mut node = node.clone();
         // Who last wrote a field is bookkeeping of the API server.
-        node["metadata"].as_object_mut().map(|metadata| metadata.remove("managedFields"));
+        node["metadata"]
+            .as_object_mut()
+            .map(|metadata| metadata.remove("managedFields"));
         leaves(&node, String::new(), into);
     }
     let mut unexplained = Vec::new();
@@ -91,15 +113,25 @@ fn our_node_object_differs_from_upstreams_only_where_it_should() -> anyhow::Resu
             None => unexplained.push(format!("{path}: ours {}, upstream's {}", text(one), text(other))),
         }
     }
-    ensure!(unexplained.is_empty(), "differences without a reason:\n{}", unexplained.join("\n"));
+    ensure!(
+        unexplained.is_empty(),
+        "differences without a reason:\n{}",
+        unexplained.join("\n")
+    );
     Ok(())
 }
 
 #[test]
 fn patterns_cover_what_they_say() {
     assert!(covers("status.images*", "status.images[0].names[0]"));
-    assert!(covers("status.conditions[*].last*", "status.conditions[Ready].lastHeartbeatTime"));
-    assert!(!covers("status.conditions[*].last*", "status.conditions[Ready].reason"));
+    assert!(covers(
+        "status.conditions[*].last*",
+        "status.conditions[Ready].lastHeartbeatTime"
+    ));
+    assert!(!covers(
+        "status.conditions[*].last*",
+        "status.conditions[Ready].reason"
+    ));
     assert!(covers("metadata.name", "metadata.name"));
     assert!(!covers("metadata.name", "metadata.namespace"));
 }

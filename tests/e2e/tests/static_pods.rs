@@ -44,12 +44,25 @@ fn a_manifest_runs_as_a_pod_with_a_mirror_and_goes_with_its_file() -> anyhow::Re
     let manifest = Manifest::put(node, "from-file.json", &pod.to_string())?;
     let mirror = format!("pod/from-file-{}", node.name());
     let limit = std::time::Duration::from_secs(60);
-    let running = |pod: Option<&serde_json::Value>| pod.is_some_and(|pod| pod["status"]["phase"] == "Running");
-    let object = kubectl.wait_until(&mirror, Some("default"), limit, running)?.context("the mirror pod")?;
+    let running =
+        |pod: Option<&serde_json::Value>| pod.is_some_and(|pod| pod["status"]["phase"] == "Running");
+    let object = kubectl
+        .wait_until(&mirror, Some("default"), limit, running)?
+        .context("the mirror pod")?;
     let annotations = &object["metadata"]["annotations"];
-    ensure!(annotations["kubernetes.io/config.source"] == "file", "annotations: {annotations}");
-    ensure!(annotations["kubernetes.io/config.mirror"] == annotations["kubernetes.io/config.hash"], "{annotations}");
-    ensure!(object["metadata"]["ownerReferences"][0]["kind"] == "Node", "owner: {}", object["metadata"]);
+    ensure!(
+        annotations["kubernetes.io/config.source"] == "file",
+        "annotations: {annotations}"
+    );
+    ensure!(
+        annotations["kubernetes.io/config.mirror"] == annotations["kubernetes.io/config.hash"],
+        "{annotations}"
+    );
+    ensure!(
+        object["metadata"]["ownerReferences"][0]["kind"] == "Node",
+        "owner: {}",
+        object["metadata"]
+    );
 
     // Deleting the mirror does not touch the pod: the mirror comes back, the container is the same.
     let container = object["status"]["containerStatuses"][0]["containerID"].clone();
@@ -59,7 +72,10 @@ fn a_manifest_runs_as_a_pod_with_a_mirror_and_goes_with_its_file() -> anyhow::Re
         running(pod) && pod.is_some_and(|pod| pod["metadata"]["uid"] != uid)
     })?;
     let again = again.context("the second mirror pod")?;
-    ensure!(again["status"]["containerStatuses"][0]["containerID"] == container, "the container was replaced");
+    ensure!(
+        again["status"]["containerStatuses"][0]["containerID"] == container,
+        "the container was replaced"
+    );
 
     drop(manifest);
     kubectl.wait_until(&mirror, Some("default"), limit, |pod| pod.is_none())?;

@@ -18,7 +18,10 @@ struct Bench {
     run: fn() -> anyhow::Result<()>,
 }
 
-const BENCHES: &[Bench] = &[Bench { name: "pod-start", run: pod_start }];
+const BENCHES: &[Bench] = &[Bench {
+    name: "pod-start",
+    run: pod_start,
+}];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let names: Vec<_> = BENCHES.iter().map(|bench| bench.name).collect();
@@ -30,7 +33,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             names.join(", ")
         );
     }
-    BENCHES.iter().filter(|bench| wanted(bench.name)).try_for_each(|bench| (bench.run)())
+    BENCHES
+        .iter()
+        .filter(|bench| wanted(bench.name))
+        .try_for_each(|bench| (bench.run)())
 }
 
 /// Pod start and end on our node, on upstream's and on one that only says so, by one client on one control plane.
