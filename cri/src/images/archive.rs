@@ -341,7 +341,7 @@ fn time(text: &[u8]) -> Result<(i64, u32)> {
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(bad());
     }
-    let nanoseconds: u32 = format!("{:0<9.9}", fraction).parse().map_err(|_| bad())?;
+    let nanoseconds: u32 = format!("{fraction:0<9.9}").parse().map_err(|_| bad())?;
     match (text.starts_with('-'), nanoseconds) {
         (true, 1..) => Ok((
             seconds.checked_sub(1).ok_or_else(bad)?,

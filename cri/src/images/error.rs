@@ -23,6 +23,9 @@ pub(crate) enum Error {
     /// No connection, no answer in time, or the registry's own failure; the same pull may succeed later.
     #[error("failed to resolve reference \"{reference}\": {reason}")]
     RegistryUnavailable { reference: String, reason: String },
+    /// A blob that broke off too often.
+    #[error("failed to copy {blob}: {reason}")]
+    Transfer { blob: Digest, reason: String },
     /// An answer the distribution specification does not allow, or one we must not act upon.
     #[error("failed to resolve reference \"{reference}\": {reason}")]
     Protocol { reference: String, reason: String },
@@ -82,7 +85,7 @@ impl Error {
             Self::InvalidReference(_) => Kind::InvalidReference,
             Self::NotFound { .. } | Self::NoPlatform { .. } => Kind::NotFound,
             Self::Denied { .. } => Kind::Denied,
-            Self::RegistryUnavailable { .. } => Kind::RegistryUnavailable,
+            Self::RegistryUnavailable { .. } | Self::Transfer { .. } => Kind::RegistryUnavailable,
             Self::Protocol { .. }
             | Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. }

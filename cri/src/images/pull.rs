@@ -3,15 +3,14 @@
 //! One pull a reference at a time, one transfer a blob, one unpacking a layer. Each pull asks the registry again with
 //! its own credentials, so content that is here already is not given to those who may not have it.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinError;
+use tokio_util::task::TaskTracker;
 
 use proto::cri::AuthConfig;
 
@@ -23,8 +22,11 @@ use super::registry::{Fetched, Registries, Session, chain};
 use super::store::{Image, Ingest, Resolved, Store};
 use super::unpack::{self, Limits};
 
+mod flights;
 #[cfg(test)]
 mod tests;
+
+use flights::Flights;
 
 const PARALLEL_BLOBS: usize = 3;
 const PARALLEL_UNPACKS: usize = 2;
@@ -43,6 +45,8 @@ pub(crate) struct Puller {
     blobs: Flights<Digest>,
     layers: Flights<Digest>,
     unpacks: Arc<Semaphore>,
+    /// Work that may block; it outlives a pull that failed elsewhere or was dropped, and cleans up after itself.
+    work: TaskTracker,
     limits: Limits,
 }
 
@@ -55,6 +59,7 @@ impl Puller {
             blobs: Flights::default(),
             layers: Flights::default(),
             unpacks: Arc::new(Semaphore::new(PARALLEL_UNPACKS)),
+            work: TaskTracker::new(),
             limits: Limits::default(),
         }
     }
@@ -99,7 +104,9 @@ impl Puller {
             layers,
         };
         let (store, reference) = (Arc::clone(&self.store), reference.clone());
-        let image = blocking("store image", move || store.commit(&reference, resolved)).await;
+        let image = self
+            .blocking("store image", move || store.commit(&reference, resolved))
+            .await;
         drop(kept);
         image
     }
@@ -117,7 +124,8 @@ impl Puller {
             annotations: Default::default(),
         };
         let store = Arc::clone(&self.store);
-        blocking("write manifest", move || store.write_small(&fetched.bytes)).await?;
+        self.blocking("write manifest", move || store.write_small(&fetched.bytes))
+            .await?;
         Ok((descriptor, document))
     }
 
@@ -144,7 +152,7 @@ impl Puller {
             content.config.clone(),
             content.layers.len(),
         );
-        blocking("read configuration", move || {
+        self.blocking("read configuration", move || {
             let bytes = store.read_small(&descriptor, MAX_CONFIG)?;
             document::parse_config(&descriptor.digest, &bytes, layers)
         })
@@ -177,7 +185,7 @@ impl Puller {
             self.store.layer_path(&layer.chain_id),
         );
         let (diff_id, limits) = (layer.diff_id, self.limits);
-        blocking("unpack layer", move || {
+        self.blocking("unpack layer", move || {
             // Held by the work itself: a caller that goes away leaves it running.
             let _held = (alone, permit);
             unpack::unpack(&from, &diff_id, &to, limits)
@@ -192,15 +200,17 @@ impl Puller {
             return Ok(());
         }
         let (store, descriptor) = (Arc::clone(&self.store), blob.clone());
-        let mut ingest = blocking("create blob", move || store.ingest(&descriptor)).await?;
+        let mut ingest = self
+            .blocking("create blob", move || store.ingest(&descriptor))
+            .await?;
         let mut pause = FIRST_PAUSE;
         let mut attempts = 0;
         loop {
             let before = ingest.written();
             let problem;
-            (ingest, problem) = transfer(session, blob, ingest).await?;
+            (ingest, problem) = self.transfer(session, blob, ingest).await?;
             let Some(problem) = problem else {
-                return blocking("commit blob", move || ingest.commit()).await;
+                return self.blocking("commit blob", move || ingest.commit()).await;
             };
             attempts = if ingest.written() > before {
                 0
@@ -215,64 +225,80 @@ impl Puller {
             pause = (pause * 2).min(Duration::from_secs(10));
         }
     }
-}
 
-/// Receives what is missing of a blob. Gives back what it has, and why it stopped before the end if it did.
-async fn transfer(
-    session: &Session,
-    blob: &Descriptor,
-    mut ingest: Ingest,
-) -> Result<(Ingest, Option<Error>)> {
-    let mut body = match session.blob(blob.digest, ingest.written()).await {
-        Ok(body) => body,
-        Err(error) => return Ok((ingest, Some(error))),
-    };
-    if body.offset != ingest.written() {
-        ingest.restart()?;
-    }
-    let (sender, writer) = spawn_writer(ingest);
-    let mut broken = None;
-    loop {
-        match body.response.chunk().await {
-            Ok(Some(chunk)) => {
-                if sender.send(chunk).await.is_err() {
-                    // The writer ended early; its result says why.
+    /// Receives what is missing of a blob. Gives back what it has, and why it stopped before the end if it did.
+    async fn transfer(
+        &self,
+        session: &Session,
+        blob: &Descriptor,
+        mut ingest: Ingest,
+    ) -> Result<(Ingest, Option<Error>)> {
+        let mut body = match session.blob(blob.digest, ingest.written()).await {
+            Ok(body) => body,
+            Err(error) => return Ok((ingest, Some(error))),
+        };
+        if body.offset != ingest.written() {
+            ingest = self
+                .blocking("restart blob", move || ingest.restart().map(|()| ingest))
+                .await?;
+        }
+        let (sender, chunks) = mpsc::channel::<Bytes>(QUEUE);
+        let writer = self.work.spawn_blocking(move || write_all(ingest, chunks));
+        let mut broken = None;
+        loop {
+            match body.response.chunk().await {
+                Ok(Some(chunk)) => {
+                    if sender.send(chunk).await.is_err() {
+                        // A writer that ended early says why in its result.
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    broken = Some(chain(&error.without_url()));
                     break;
                 }
             }
-            Ok(None) => break,
-            Err(error) => {
-                broken = Some(chain(&error.without_url()));
-                break;
-            }
         }
+        drop(sender);
+        let ingest = joined("write blob", writer.await)?;
+        if broken.is_none() && ingest.written() < blob.size {
+            broken = Some(format!(
+                "transfer ended after {} of {} bytes",
+                ingest.written(),
+                blob.size
+            ));
+        }
+        let problem = broken.map(|reason| Error::Transfer {
+            blob: blob.digest,
+            reason,
+        });
+        Ok((ingest, problem))
     }
-    drop(sender);
-    let ingest = joined("write blob", writer.await)?;
-    if broken.is_none() && ingest.written() < blob.size {
-        broken = Some(format!(
-            "transfer ended after {} of {} bytes",
-            ingest.written(),
-            blob.size
-        ));
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        joined(operation, self.work.spawn_blocking(work).await)
     }
-    let problem = broken.map(|reason| Error::RegistryUnavailable {
-        reference: format!("blob {}", blob.digest),
-        reason,
-    });
-    Ok((ingest, problem))
+
+    /// Waits for the work that pulls have left behind.
+    #[cfg(test)]
+    async fn settle(&self) {
+        self.work.close();
+        self.work.wait().await;
+        self.work.reopen();
+    }
 }
 
-/// Hashes and writes on a thread that may block.
-fn spawn_writer(mut ingest: Ingest) -> (mpsc::Sender<Bytes>, JoinHandle<Result<Ingest>>) {
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
-    let writer = tokio::task::spawn_blocking(move || {
-        while let Some(chunk) = receiver.blocking_recv() {
-            ingest.write(&chunk)?;
-        }
-        Ok(ingest)
-    });
-    (sender, writer)
+/// Hashes and writes what comes out of `chunks`.
+fn write_all(mut ingest: Ingest, mut chunks: mpsc::Receiver<Bytes>) -> Result<Ingest> {
+    while let Some(chunk) = chunks.blocking_recv() {
+        ingest.write(&chunk)?;
+    }
+    Ok(ingest)
 }
 
 /// Runs `work` where it may block.
@@ -283,42 +309,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     joined(operation, tokio::task::spawn_blocking(work).await)
 }
 
-fn joined<T>(
-    operation: &'static str,
-    result: std::result::Result<Result<T>, tokio::task::JoinError>,
-) -> Result<T> {
+fn joined<T>(operation: &'static str, result: std::result::Result<Result<T>, JoinError>) -> Result<T> {
     result.unwrap_or_else(|error| {
         Err(Error::Task {
             operation,
             reason: error.to_string(),
         })
     })
-}
-
-/// Lets one at a time do the work of a key.
-#[derive(Debug)]
-struct Flights<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
-
-impl<K> Default for Flights<K> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<K: Eq + Hash> Flights<K> {
-    async fn enter(&self, key: K) -> OwnedMutexGuard<()> {
-        let flight = {
-            let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            flights.retain(|_, flight| flight.strong_count() > 0);
-            match flights.get(&key).and_then(Weak::upgrade) {
-                Some(flight) => flight,
-                None => {
-                    let flight = Arc::default();
-                    flights.insert(key, Arc::downgrade(&flight));
-                    flight
-                }
-            }
-        };
-        flight.lock_owned().await
-    }
 }

@@ -23,20 +23,16 @@ use super::hosts::{Host, Tls, hosts_for};
 use super::reference::{Reference, Version};
 use crate::state;
 
+mod answer;
+mod clients;
+
+pub(crate) use answer::chain;
+pub(crate) use clients::Registries;
+
+use answer::{Failure, Problem, bounded, judge, redirect, unreachable};
+
 const MAX_REDIRECTS: usize = 5;
 const MAX_TOKEN: u64 = 1 << 20;
-const MAX_PEM: u64 = 1 << 20;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// No byte for so long ends a transfer; it is then taken up again.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The HTTP side of all registries; connections are shared between pulls.
-#[derive(Debug)]
-pub(crate) struct Registries {
-    directory: Option<PathBuf>,
-    /// By the TLS settings of a host; none is for plain HTTP, which needs no authorities to be installed.
-    clients: Mutex<HashMap<Option<Tls>, Client>>,
-}
 
 /// One pull's view of one registry.
 pub(crate) struct Session {
@@ -61,40 +57,7 @@ pub(crate) struct Body {
     pub(crate) offset: u64,
 }
 
-/// What one host said instead of giving the content.
-#[derive(Debug)]
-enum Failure {
-    Unreachable(String),
-    NotFound,
-    Denied(String),
-    Refused(String),
-}
-
-impl Failure {
-    /// Of several hosts' failures the one with the highest rank tells most.
-    fn rank(&self) -> u8 {
-        match self {
-            Self::Unreachable(_) => 0,
-            Self::NotFound => 1,
-            Self::Denied(_) => 2,
-            Self::Refused(_) => 3,
-        }
-    }
-}
-
 impl Registries {
-    pub(crate) fn new(directory: Option<PathBuf>) -> Self {
-        // reqwest asks for the process's provider; the agent installs the same one, earlier.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Losing the race means another thread has just installed it.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        Self {
-            directory,
-            clients: Mutex::default(),
-        }
-    }
-
     /// Opens the way to `reference`.
     pub(crate) fn session(
         self: &Arc<Self>,
@@ -117,51 +80,6 @@ impl Registries {
             authorizations: Mutex::default(),
         })
     }
-
-    fn client(&self, tls: Option<&Tls>) -> std::result::Result<Client, String> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&tls.cloned()) {
-            return Ok(client.clone());
-        }
-        let client = build(tls)?;
-        clients.insert(tls.cloned(), client.clone());
-        Ok(client)
-    }
-}
-
-fn build(tls: Option<&Tls>) -> std::result::Result<Client, String> {
-    let mut builder = Client::builder()
-        .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT);
-    match tls {
-        // Never used for https: the choice of client is by scheme.
-        None => builder = builder.tls_danger_accept_invalid_certs(true),
-        Some(tls) => {
-            builder = builder.tls_danger_accept_invalid_certs(tls.skip_verify);
-            for path in &tls.ca {
-                let certificates = reqwest::Certificate::from_pem_bundle(&pem(std::slice::from_ref(path))?);
-                builder = builder.tls_certs_merge(certificates.map_err(|error| chain(&error))?);
-            }
-            if !tls.client.is_empty() {
-                let identity =
-                    reqwest::Identity::from_pem(&pem(&tls.client)?).map_err(|error| chain(&error))?;
-                builder = builder.identity(identity);
-            }
-        }
-    }
-    builder.build().map_err(|error| chain(&error))
-}
-
-fn pem(paths: &[PathBuf]) -> std::result::Result<Vec<u8>, String> {
-    let mut all = Vec::new();
-    for path in paths {
-        let bytes = state::read_record(path, MAX_PEM).map_err(|error| error.to_string())?;
-        all.extend(bytes.ok_or_else(|| format!("{}: no such file", path.display()))?);
-        all.push(b'\n');
-    }
-    Ok(all)
 }
 
 impl Session {
@@ -438,92 +356,4 @@ impl Session {
             },
         }
     }
-}
-
-/// Success, or the failure the status stands for.
-fn judge(response: Response) -> std::result::Result<Response, Failure> {
-    let status = response.status();
-    let what = || {
-        format!(
-            "unexpected status from GET request to {}: {status}",
-            shown(response.url())
-        )
-    };
-    match status {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
-        StatusCode::NOT_FOUND => Err(Failure::NotFound),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Denied(what())),
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(Failure::Unreachable(what())),
-        _ if status.is_server_error() => Err(Failure::Unreachable(what())),
-        _ => Err(Failure::Refused(what())),
-    }
-}
-
-/// The next address of a redirect; none if the response is none.
-fn redirect(response: &Response) -> std::result::Result<Option<Url>, String> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let location = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| format!("{}: redirect without a place", shown(response.url())))?;
-    let next = response
-        .url()
-        .join(location)
-        .map_err(|error| format!("{}: {error}", shown(response.url())))?;
-    Ok(Some(next))
-}
-
-/// A URL without its query, in which redirects carry signatures.
-fn shown(url: &Url) -> String {
-    format!("{}{}", auth::origin(url), url.path())
-}
-
-fn unreachable(url: &Url, error: reqwest::Error) -> Failure {
-    Failure::Unreachable(format!(
-        "failed to do request: Get \"{}\": {}",
-        shown(url),
-        chain(&error.without_url())
-    ))
-}
-
-/// The error with all its causes; the outer ones alone say little.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
-enum Problem {
-    TooLarge,
-    Broken(String),
-}
-
-/// Reads a body of at most `limit` bytes.
-async fn bounded(mut response: Response, limit: u64) -> std::result::Result<Bytes, Problem> {
-    if response.content_length().is_some_and(|length| length > limit) {
-        return Err(Problem::TooLarge);
-    }
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| Problem::Broken(chain(&error.without_url())))?
-    {
-        if bytes.len() as u64 + chunk.len() as u64 > limit {
-            return Err(Problem::TooLarge);
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.into())
 }

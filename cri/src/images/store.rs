@@ -18,10 +18,18 @@ use super::error::{Error, Result};
 use super::reference::{Reference, Version};
 use crate::state;
 
+mod collect;
+mod ingest;
+mod load;
+mod names;
 mod rebuild;
 #[cfg(test)]
 mod tests;
 mod usage;
+
+pub(crate) use ingest::Ingest;
+
+use names::{id_of, is_pinned, name_of, view};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const PINNED: &str = "dev.longshore.pinned";
@@ -121,71 +129,12 @@ impl Store {
                     contents.entries.push(entry);
                 }
                 Err(error) => {
-                    tracing::warn!(image = %entry.digest, %error, "image is not whole and counts as absent")
+                    tracing::warn!(image = %entry.digest, %error, "image is not whole and counts as absent");
                 }
             }
         }
         *store.lock() = contents;
         Ok(store)
-    }
-
-    fn load(&self) -> Result<Vec<Descriptor>> {
-        let path = self.index_path();
-        let Some(bytes) = state::read_record(&path, MAX_INDEX)? else {
-            return Ok(Vec::new());
-        };
-        match serde_json::from_slice::<Index>(&bytes) {
-            Ok(index) if index.schema_version == 2 => Ok(index.manifests),
-            broken => {
-                let reason = broken
-                    .err()
-                    .map_or_else(|| "unknown version".to_owned(), |error| error.to_string());
-                let aside = self.root.join("index.json.damaged");
-                tracing::warn!(path = %path.display(), aside = %aside.display(), reason, "image index is rebuilt");
-                state::rename("cri.quarantine_image_index", &path, &aside)?;
-                let entries = rebuild::entries(self)?;
-                self.write_index(&entries)?;
-                Ok(entries)
-            }
-        }
-    }
-
-    /// Follows an entry to its manifest and configuration; all blobs and layers must be here.
-    fn resolve(&self, entry: &Descriptor) -> Result<Resolved> {
-        let target = self.read_document(entry)?;
-        let (manifest, content) = match target {
-            Document::Manifest(content) => (entry.clone(), content),
-            Document::Index(manifests) => {
-                let chosen = document::choose(&entry.digest, &manifests)?;
-                match self.read_document(&chosen)? {
-                    Document::Manifest(content) => (chosen, content),
-                    Document::Index(_) => {
-                        return Err(Error::malformed(chosen.digest, "an index in an index"));
-                    }
-                }
-            }
-        };
-        let bytes = self.read_small(&content.config, MAX_CONFIG)?;
-        let (config, layers) = document::parse_config(&content.config.digest, &bytes, content.layers.len())?;
-        for layer in &content.layers {
-            if !self.has_blob(layer) {
-                return Err(Error::malformed(layer.digest, "blob is missing"));
-            }
-        }
-        if let Some(layer) = layers.iter().find(|layer| !self.has_layer(&layer.chain_id)) {
-            return Err(Error::malformed(layer.chain_id, "unpacked layer is missing"));
-        }
-        let target = Descriptor {
-            annotations: BTreeMap::new(),
-            ..entry.clone()
-        };
-        Ok(Resolved {
-            target,
-            manifest,
-            content,
-            config: Arc::new(config),
-            layers,
-        })
     }
 
     fn read_document(&self, descriptor: &Descriptor) -> Result<Document> {
@@ -218,17 +167,6 @@ impl Store {
             state::write_record("cri.write_blob", &path, bytes)?;
         }
         Ok(digest)
-    }
-
-    pub(crate) fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest> {
-        let path = self.blob_path(&descriptor.digest);
-        Ok(Ingest {
-            staged: state::Staged::create("cri.create_blob", &state::beside(&path))?,
-            to: path,
-            hasher: Sha256::new(),
-            written: 0,
-            expected: (descriptor.digest, descriptor.size),
-        })
     }
 
     pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> bool {
@@ -359,69 +297,6 @@ impl Store {
         Ok(())
     }
 
-    /// The container `holder` stands on the layers of `image`: they stay while it does.
-    pub(crate) fn hold(&self, holder: &str, layers: &[Layer]) {
-        let chain_ids = layers.iter().map(|layer| layer.chain_id).collect();
-        self.lock().held.insert(holder.to_owned(), chain_ids);
-    }
-
-    pub(crate) fn release(&self, holder: &str) {
-        self.lock().held.remove(holder);
-    }
-
-    /// Keeps content from [`Store::collect`] until the guard goes.
-    pub(crate) fn keep(self: &Arc<Self>, digests: impl IntoIterator<Item = Digest>) -> Kept {
-        let digests: Vec<_> = digests.into_iter().collect();
-        let mut contents = self.lock();
-        for digest in &digests {
-            *contents.pulling.entry(*digest).or_default() += 1;
-        }
-        Kept {
-            store: Arc::clone(self),
-            digests,
-        }
-    }
-
-    /// Removes blobs and layers that no image, pull or container needs.
-    pub(crate) fn collect(&self) -> Result<()> {
-        self.collect_locked(&self.lock())
-    }
-
-    fn collect_locked(&self, contents: &Contents) -> Result<()> {
-        let mut needed: BTreeSet<Digest> = contents.pulling.keys().copied().collect();
-        needed.extend(contents.held.values().flatten().copied());
-        for resolved in contents.resolved.values() {
-            needed.extend(resolved.digests());
-        }
-        for (folder, is_tree) in [("blobs/sha256", false), ("layers", true)] {
-            let folder = self.root.join(folder);
-            let entries = std::fs::read_dir(&folder).map_err(state::Error::at("list", &folder))?;
-            for entry in entries {
-                let entry = entry.map_err(state::Error::at("list", &folder))?;
-                let named = entry
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| Digest::from_hex(name).ok());
-                // Names that are no digest are someone else's: temporary files of pulls, the empty layer.
-                if named.is_none_or(|digest| needed.contains(&digest)) {
-                    continue;
-                }
-                match is_tree {
-                    true => self.remove_layer(&entry.path())?,
-                    false => state::remove("cri.remove_blob", &entry.path())?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A layer loses its name first: half a tree under the name would count as whole after a crash.
-    fn remove_layer(&self, path: &Path) -> Result<()> {
-        let doomed = state::beside(path);
-        state::rename("cri.doom_layer", path, &doomed)?;
-        Ok(state::remove_tree("cri.remove_layer", &doomed)?)
-    }
-
     fn write_index(&self, entries: &[Descriptor]) -> Result<()> {
         let index = Index {
             schema_version: 2,
@@ -465,154 +340,5 @@ impl Resolved {
         self.manifest.size
             + self.content.config.size
             + self.content.layers.iter().map(|layer| layer.size).sum::<u64>()
-    }
-}
-
-/// Content a pull under way needs; see [`Store::keep`].
-#[derive(Debug)]
-pub(crate) struct Kept {
-    store: Arc<Store>,
-    digests: Vec<Digest>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let mut contents = self.store.lock();
-        for digest in &self.digests {
-            if let Some(count) = contents.pulling.get_mut(digest) {
-                *count -= 1;
-                if *count == 0 {
-                    contents.pulling.remove(digest);
-                }
-            }
-        }
-    }
-}
-
-fn name_of(entry: &Descriptor) -> Option<&String> {
-    entry.annotations.get(REF_NAME)
-}
-
-fn is_pinned(entry: &Descriptor) -> bool {
-    entry.annotations.get(PINNED).is_some_and(|value| value == "true")
-}
-
-/// The id of the image that `name` stands for.
-fn id_of(contents: &Contents, name: &str) -> Option<Digest> {
-    let digest = name.parse::<Digest>().or_else(|_| Digest::from_hex(name)).ok();
-    let is_id = |digest: &Digest| {
-        contents
-            .resolved
-            .values()
-            .any(|found| found.content.config.digest == *digest)
-    };
-    if let Some(digest) = digest {
-        return match is_id(&digest) {
-            true => Some(digest),
-            false => contents
-                .resolved
-                .get(&digest)
-                .map(|found| found.content.config.digest),
-        };
-    }
-    let full = name.parse::<Reference>().ok()?.to_string();
-    let entry = contents
-        .entries
-        .iter()
-        .find(|entry| name_of(entry) == Some(&full))?;
-    contents
-        .resolved
-        .get(&entry.digest)
-        .map(|found| found.content.config.digest)
-}
-
-fn view(contents: &Contents, id: &Digest) -> Option<Image> {
-    let resolved = contents
-        .resolved
-        .values()
-        .find(|resolved| resolved.content.config.digest == *id)?;
-    let (mut tags, mut digests, mut pinned) = (BTreeSet::new(), BTreeSet::new(), false);
-    for entry in &contents.entries {
-        if !contents
-            .resolved
-            .get(&entry.digest)
-            .is_some_and(|found| found.content.config.digest == *id)
-        {
-            continue;
-        }
-        pinned |= is_pinned(entry);
-        let Some(reference) = name_of(entry).and_then(|name| name.parse::<Reference>().ok()) else {
-            continue;
-        };
-        digests.insert(reference.at(entry.digest).to_string());
-        if matches!(reference.version(), Version::Tag(_)) {
-            tags.insert(reference.to_string());
-        }
-    }
-    Some(Image {
-        id: *id,
-        repo_tags: tags.into_iter().collect(),
-        repo_digests: digests.into_iter().collect(),
-        size: resolved.size(),
-        pinned,
-        config: Arc::clone(&resolved.config),
-        layers: resolved.layers.clone(),
-    })
-}
-
-/// A blob being received: hashed as it comes, named only when it is what was announced. Dropped, it is gone.
-#[derive(Debug)]
-pub(crate) struct Ingest {
-    staged: state::Staged,
-    to: PathBuf,
-    hasher: Sha256,
-    written: u64,
-    expected: (Digest, u64),
-}
-
-impl Ingest {
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.written += bytes.len() as u64;
-        if self.written > self.expected.1 {
-            return Err(self.wrong_size());
-        }
-        self.hasher.update(bytes);
-        Ok(self.staged.write(bytes)?)
-    }
-
-    /// Forgets what came so far.
-    pub(crate) fn restart(&mut self) -> Result<()> {
-        self.hasher = Sha256::new();
-        self.written = 0;
-        Ok(self.staged.restart()?)
-    }
-
-    pub(crate) fn commit(self) -> Result<()> {
-        let (expected, size) = self.expected;
-        if self.written != size {
-            return Err(self.wrong_size());
-        }
-        let actual = Digest::from_hasher(self.hasher);
-        if actual != expected {
-            return Err(Error::DigestMismatch {
-                object: format!("blob {expected}"),
-                expected,
-                actual,
-            });
-        }
-        Ok(self.staged.commit("cri.commit_blob", &self.to)?)
-    }
-
-    fn wrong_size(&self) -> Error {
-        let (digest, expected) = self.expected;
-        Error::SizeMismatch {
-            object: format!("blob {digest}"),
-            expected,
-            actual: self.written,
-        }
     }
 }
