@@ -61,6 +61,15 @@ impl MountedVolumes {
     }
 }
 
+impl FromIterator<(String, MountedVolume)> for MountedVolumes {
+    fn from_iter<I: IntoIterator<Item = (String, MountedVolume)>>(volumes: I) -> Self {
+        Self {
+            volumes: volumes.into_iter().collect(),
+            refresh: None,
+        }
+    }
+}
+
 /// The door: volumes of all pods of the node.
 pub(crate) struct Volumes {
     root: PathBuf,

@@ -161,7 +161,7 @@ impl Dir {
         }
     }
 
-    /// The first `limit` bytes of the file at `name`; `None` if there is none.
+    /// The first `limit` bytes of the regular file at `name`; `None` if there is none.
     pub(super) fn read(&self, name: impl AsRef<Path>, limit: u64) -> Result<Option<Vec<u8>>, FileError> {
         let name = name.as_ref();
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -170,6 +170,11 @@ impl Dir {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(errno) => return Err(failed("open", self.path.join(name))(errno)),
         };
+        // Not a FIFO or device, which could keep the reader waiting.
+        let stat = fs::fstat(&fd).map_err(failed("look at", self.path.join(name)))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
         let mut data = Vec::new();
         File::from(fd)
             .take(limit)
