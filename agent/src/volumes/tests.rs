@@ -423,9 +423,15 @@ fn volumes_are_made_adopted_and_unmade() {
         );
         assert_eq!(status(&at("fields").join("labels")).gid(), 1234);
         fs::write(at("host").join("kept"), "kept").expect("write");
+        fs::set_permissions(at("disk"), fs::Permissions::from_mode(0o700)).expect("a container's own choice");
         // Another agent, or the same after a crash, finds it all.
         let again = standalone(&root).mount(&pod).await.expect("again");
         assert_eq!(again, mounted);
+        assert_eq!(
+            status(&at("disk")).mode() & 0o7777,
+            0o700,
+            "what is in use stays as it is"
+        );
         assert_eq!(
             fs::read_to_string(at("memory").join("small")).expect("small"),
             "kept"
@@ -512,6 +518,21 @@ fn removal_stops_at_a_mount() {
                 .success()
         );
     });
+}
+
+#[test]
+fn handles_never_go_through_links() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let root = Dir::open_root(dir.path()).expect("dir");
+    root.make("real", 0o755)
+        .expect("made")
+        .write_new("file", b"x", 0o644)
+        .expect("file");
+    symlink("real", dir.path().join("link")).expect("link");
+    assert!(root.read("real/file", 10).expect("read").is_some());
+    assert!(root.read("link/file", 10).is_err());
+    assert!(root.child("link").is_err() && root.make("link", 0o755).is_err());
+    assert!(root.read("../x", 10).is_err() && root.child("..").is_err());
 }
 
 #[test]
