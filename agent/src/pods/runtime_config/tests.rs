@@ -617,7 +617,7 @@ fn run_as_non_root_is_judged_in_upstreams_words() {
             "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root"
         )
     );
-    assert_eq!(of(strict.clone(), None, ""), Ok(()));
+    assert_eq!(of(strict, None, ""), Ok(()));
     assert_eq!(
         of(json!({ "runAsNonRoot": true, "runAsUser": 0 }), Some(5), ""),
         refused("container's runAsUser breaks non-root policy")
