@@ -3,6 +3,9 @@
 //! Everything below a pod's directory is reached from a directory handle, without following links: a container may
 //! have planted some. Only the agent's own root is opened by path.
 
+mod mounting;
+mod parts;
+
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -11,13 +14,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
-};
 
 use super::error::FileError;
 use crate::fault;
+
+pub(super) use mounting::mount_info;
+pub(super) use parts::{Part, bind, make_part, open_part};
 
 /// Inside the directory, never through a link.
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH
@@ -300,49 +302,6 @@ impl Dir {
         change().map_err(failed("chmod", self.path.join(name)))
     }
 
-    /// Mounts a tmpfs on this directory: of at most `size` bytes, never swapped out where the kernel can promise it.
-    pub(super) fn mount_tmpfs(&self, size: Option<u64>, mode: u32) -> Result<(), FileError> {
-        fault::point("volumes.mount_tmpfs");
-        let make = || -> rustix::io::Result<()> {
-            let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            fsconfig_set_string(&context, "source", "tmpfs")?;
-            fsconfig_set_string(&context, "mode", format!("{mode:o}"))?;
-            if let Some(size) = size {
-                fsconfig_set_string(&context, "size", size.to_string())?;
-            }
-            match fsconfig_set_flag(&context, "noswap") {
-                // Kernels before 6.4 do not know it.
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(errno) => return Err(errno),
-            }
-            fsconfig_create(&context)?;
-            let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-            move_mount(&mount, "", &self.fd, "", flags)
-        };
-        make().map_err(failed("mount tmpfs on", self.path.clone()))?;
-        fault::point("volumes.mounted_tmpfs");
-        Ok(())
-    }
-
-    /// Takes the mount whose root lies at `place` below this directory off, if it is the one with `mount_id`.
-    /// False: another mount covers it.
-    pub(super) fn unmount(&self, place: &Path, mount_id: u64) -> Result<bool, FileError> {
-        fault::point("volumes.unmount");
-        let path = self.path.join(place);
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat2(&self.fd, place, flags, Mode::empty(), INSIDE)
-            .map_err(failed("open", path.clone()))?;
-        let stat = fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-            .map_err(failed("look at", path.clone()))?;
-        if stat.stx_mnt_id != mount_id {
-            return Ok(false);
-        }
-        // Detached at once: the handle keeps it busy for an ordinary unmount.
-        unmount(magic_path(fd.as_fd()), UnmountFlags::DETACH).map_err(failed("unmount", path))?;
-        Ok(true)
-    }
-
     fn name(&self, name: &CStr) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
         PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes()))
@@ -401,97 +360,4 @@ pub(super) fn kind_at(path: &Path) -> Option<FileType> {
     fs::stat(path)
         .ok()
         .map(|stat| FileType::from_raw_mode(stat.st_mode))
-}
-
-/// An open part of a volume, ready to be shown elsewhere.
-pub(super) struct Part {
-    fd: OwnedFd,
-    /// It is a directory.
-    pub(super) is_directory: bool,
-}
-
-/// Opens `path` inside the volume at `volume`: links are followed as far as they stay inside.
-pub(super) fn open_part(volume: &Path, path: &str) -> Result<Part, FileError> {
-    let whole = volume.join(path);
-    let open = || -> rustix::io::Result<Part> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let root = fs::open(volume, flags, Mode::empty())?;
-        let fd = fs::openat2(
-            &root,
-            path,
-            flags,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        )?;
-        let is_directory = FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) == FileType::Directory;
-        Ok(Part { fd, is_directory })
-    };
-    open().map_err(failed("open", whole))
-}
-
-/// Makes the directories of `path` inside the volume at `volume` that are not there, each like the volume's root.
-pub(super) fn make_part(volume: &Path, path: &str) -> Result<(), FileError> {
-    fault::point("volumes.make_subpath");
-    let whole = volume.join(path);
-    let make = || -> rustix::io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let mut dir = fs::open(volume, flags, Mode::empty())?;
-        let like = fs::fstat(&dir)?;
-        for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
-            dir = match fs::openat2(&dir, part, flags, Mode::empty(), resolve) {
-                Err(Errno::NOENT) => {
-                    match fs::mkdirat(&dir, part, Mode::from_raw_mode(0o700)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => return Err(errno),
-                    }
-                    let made = fs::openat2(&dir, part, flags | OFlags::NOFOLLOW, Mode::empty(), resolve)?;
-                    fs::fchown(&made, None, Some(fs::Gid::from_raw(like.st_gid)))?;
-                    fs::fchmod(&made, Mode::from_raw_mode(like.st_mode & 0o7777))?;
-                    made
-                }
-                other => other?,
-            };
-        }
-        Ok(())
-    };
-    make().map_err(failed("make", whole))
-}
-
-/// Shows `part` at `name` in `dir`, which is made to fit: a file for a file.
-pub(super) fn bind(part: &Part, dir: &Dir, name: &str) -> Result<(), FileError> {
-    fault::point("volumes.bind_subpath");
-    let path = dir.path.join(name);
-    let make = || -> rustix::io::Result<()> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH
-            | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(&part.fd, "", flags)?;
-        let target = fs::openat2(
-            &dir.fd,
-            name,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            INSIDE | ResolveFlags::NO_XDEV,
-        )?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&tree, "", &target, "", flags)
-    };
-    make().map_err(failed("bind", path))
-}
-
-/// The mounts this process sees.
-pub(super) fn mount_info() -> Result<Vec<u8>, FileError> {
-    // Nodes with thousands of pods have megabytes of it; more than this is no node.
-    const LIMIT: u64 = 256 * 1024 * 1024;
-    let path = Path::new("/proc/self/mountinfo");
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LIMIT).read_to_end(&mut text));
-    read.map_err(|cause: io::Error| FileError {
-        operation: "read",
-        path: path.to_owned(),
-        cause,
-    })?;
-    Ok(text)
 }

@@ -17,6 +17,7 @@ const FUNNELS: &[(&str, &[&str])] = &[
         &[
             "api",
             "volumes/sys.rs",
+            "volumes/sys",
             "pods/effects.rs",
             "resources/sys.rs",
             "node/files.rs",
