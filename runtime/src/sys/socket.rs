@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -13,13 +14,15 @@ const BACKLOG: i32 = 16;
 
 /// A listening UNIX socket `directory/child`, non-blocking; a socket left there by a dead keeper is replaced.
 ///
-/// The mode of the socket follows the umask. Changes the working directory to `/`: a socket address holds 108 bytes,
+/// For its owner only. Changes the working directory to `/`: a socket address holds 108 bytes,
 /// which a long directory would not leave room for.
 pub(crate) fn listen_in(directory: &Path, child: &str) -> Result<OwnedFd, Errno> {
     file::remove("runtime.unlink_socket", &directory.join(child))?;
     point("runtime.bind_socket");
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Before it is bound, so that the name never shows with another mode.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::process::chdir(directory)?;
     let bound = SocketAddrUnix::new(child).and_then(|address| rustix::net::bind(&socket, &address));
     rustix::process::chdir("/")?;

@@ -20,6 +20,18 @@ pub(crate) fn shell(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
 }
 
+/// Arguments by spaces.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// The text of log lines.
+pub(crate) fn text(log: &[String]) -> Vec<String> {
+    log.iter()
+        .map(|line| line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned())
+        .collect()
+}
+
 /// Where cgroup2 is mounted: the only place on a pure v2 host, `unified` on a hybrid one.
 fn cgroup_mount() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -43,7 +55,10 @@ impl Bench {
             std::fs::create_dir_all(root.join(path)).unwrap();
         }
         std::fs::copy("/bin/busybox", root.join("lower/bin/busybox")).expect("Debian's busybox-static");
-        for applet in ["sh", "true", "false", "cat", "id", "sleep"] {
+        for applet in [
+            "sh", "true", "false", "cat", "id", "sleep", "ls", "grep", "hostname", "wc", "head", "sed",
+            "sort", "tr", "touch", "mount", "readlink", "tty", "cut",
+        ] {
             std::os::unix::fs::symlink("busybox", root.join("lower/bin").join(applet)).unwrap();
         }
         std::fs::write(
@@ -121,7 +136,7 @@ impl Bench {
                 .map(device)
                 .to_vec(),
             device_rules: Vec::new(),
-            masked_paths: ["/proc/kcore", "/proc/scsi", "/sys/firmware", "/proc/none"]
+            masked_paths: ["/proc/interrupts", "/proc/scsi", "/sys/firmware", "/proc/none"]
                 .map(Into::into)
                 .to_vec(),
             readonly_paths: ["/proc/sys", "/proc/sysrq-trigger"].map(Into::into).to_vec(),
@@ -181,6 +196,40 @@ impl Bench {
             .collect()
     }
 
+    /// The same plan for another container.
+    pub(crate) fn moved(&self, plan: ContainerPlan, id: &str) -> ContainerPlan {
+        let fresh = self.container(id, &[]);
+        ContainerPlan {
+            id: fresh.id,
+            rootfs: fresh.rootfs,
+            cgroup: fresh.cgroup,
+            stdio: fresh.stdio,
+            ..plan
+        }
+    }
+
+    /// Waits until a line is in a container's log: the file itself is what a reader would watch.
+    pub(crate) fn wait_log(&self, id: &str, line: &str) {
+        wait(|| self.log(id).iter().any(|other| other == line));
+    }
+
+    /// Waits until a process is gone or a zombie.
+    pub(crate) fn wait_gone(&self, pid: u32) {
+        wait(|| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            status
+                .rsplit(") ")
+                .next()
+                .is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+        });
+    }
+
+    /// Waits until no process is in a container's cgroup.
+    pub(crate) fn wait_empty(&self, id: &str) {
+        let events = self.cgroup.join(id).join("cgroup.events");
+        wait(|| std::fs::read_to_string(&events).unwrap().contains("populated 0"));
+    }
+
     /// Runs a container to its end; its exit and log.
     pub(crate) fn run(&self, plan: ContainerPlan) -> (Exit, Vec<String>) {
         let id = plan.id.clone();
@@ -193,6 +242,15 @@ impl Bench {
         let exit = self.wait_exit(&mut client, &id);
         let log = self.log(&id);
         (exit, log)
+    }
+}
+
+/// Looks until it is so; a test that never sees it fails by its own clock.
+fn wait(mut so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !so() {
+        assert!(start.elapsed().as_secs() < 60, "did not happen within a minute");
+        std::thread::yield_now();
     }
 }
 
