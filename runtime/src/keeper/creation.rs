@@ -8,6 +8,7 @@ use rustix::pipe::PipeFlags;
 use rustix::thread::LinkNameSpaceType;
 
 use super::container::{Asker, Container, Output, Stage};
+use super::device_filter;
 use super::log::{Log, Stream};
 use crate::failure::{About as _, Trouble};
 use crate::init;
@@ -37,6 +38,7 @@ pub(crate) fn create(plan: &ContainerPlan, asker: Asker) -> Result<Container, Fa
     let cgroup_path = PathBuf::from(&plan.cgroup.path);
     let guard = CgroupGuard(Some(&cgroup_path));
     let cgroup = make_cgroup(&plan.cgroup).map_err(|trouble| trouble.in_step("make cgroup"))?;
+    device_filter::apply(&cgroup, &plan.device_rules).map_err(|trouble| trouble.in_step("filter devices"))?;
     let mut container = launch(plan, cgroup, &cgroup_path)?;
     std::mem::forget(guard);
     container.stage = Stage::Creating { askers: vec![asker] };

@@ -2,12 +2,13 @@
 //! writes their logs, and tells whoever drives it over a UNIX socket. It outlives its drivers.
 //!
 //! Files: `birth` (become a keeper) · `event_loop` (wait and dispatch) · `requests` (what drivers ask) · `lifecycle`
-//! (what containers do) · `creation` (make one) · `container`, `connection`, `log`, `timestamp` (state and formats).
+//! (what containers do) · `creation`, `device_filter` (make one) · `container`, `connection`, `log`, `timestamp` (state and formats).
 
 mod birth;
 mod connection;
 mod container;
 mod creation;
+mod device_filter;
 mod event_loop;
 mod lifecycle;
 mod log;

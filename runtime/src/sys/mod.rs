@@ -4,6 +4,7 @@
 //! Functions return the kernel's error number; the caller knows what it was doing and to what.
 
 pub(crate) mod cgroup;
+pub(crate) mod device_filter;
 pub(crate) mod file;
 pub(crate) mod mount;
 pub(crate) mod process;
@@ -21,14 +22,14 @@ pub(crate) fn point(name: &str) {
 #[inline(always)]
 pub(crate) fn point(_name: &str) {}
 
-/// The descriptor that fault points write their trace to; a child must not close it.
+/// The descriptor that fault points work by; a child must not close it.
 #[cfg(feature = "fault-points")]
 pub(crate) fn kept_descriptor() -> Option<u32> {
     use std::os::fd::AsRawFd as _;
-    fault_point::trace_descriptor().and_then(|trace| u32::try_from(trace.as_raw_fd()).ok())
+    fault_point::held_descriptor().and_then(|held| u32::try_from(held.as_raw_fd()).ok())
 }
 
-/// The descriptor that fault points write their trace to; none without them.
+/// The descriptor that fault points work by; none without them.
 #[cfg(not(feature = "fault-points"))]
 pub(crate) fn kept_descriptor() -> Option<u32> {
     None

@@ -57,7 +57,7 @@ impl Bench {
         std::fs::copy("/bin/busybox", root.join("lower/bin/busybox")).expect("Debian's busybox-static");
         for applet in [
             "sh", "true", "false", "cat", "id", "sleep", "ls", "grep", "hostname", "wc", "head", "sed",
-            "sort", "tr", "touch", "mount", "readlink", "tty", "cut",
+            "sort", "tr", "touch", "mount", "mknod", "readlink", "tty", "cut",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("lower/bin").join(applet)).unwrap();
         }

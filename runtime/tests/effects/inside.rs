@@ -1,6 +1,6 @@
 //! What a container's program sees.
 
-use runtime::plan::{Id, Mount, MountKind, Propagation, Rootfs, User};
+use runtime::plan::{DeviceRule, Id, Mount, MountKind, Propagation, Rootfs, User};
 
 use crate::bench::{Bench, shell, text};
 
@@ -340,4 +340,41 @@ fn standard_input_is_empty_unless_it_is_kept_open() {
     let mut plan = bench.container("c2", &shell("readlink /proc/self/fd/0 | cut -d: -f1"));
     plan.stdio.stdin = true;
     assert_eq!(text(&bench.run(plan).1), ["pipe"]);
+}
+
+#[test]
+fn devices_that_no_rule_allows_can_be_made_but_not_used() {
+    let bench = Bench::new();
+    let script = "mknod /dev/vda b 254 0 && echo made; head -c 1 /dev/vda 2>&1; mknod /tmp/zero c 1 5; \
+                  head -c 3 /tmp/zero | wc -c; (echo x > /dev/full) 2>&1; mknod /tmp/mem c 1 1; head -c 1 /tmp/mem 2>&1";
+    let mut plan = bench.container("c1", &shell(script));
+    let rule = |allow, block, major, minor, access| DeviceRule {
+        allow,
+        block,
+        major,
+        minor,
+        access,
+    };
+    plan.device_rules = vec![
+        rule(false, None, None, None, 7),
+        rule(true, Some(false), None, None, 1),
+        rule(true, Some(true), None, None, 1),
+        rule(true, Some(false), Some(1), Some(3), 7),
+        rule(true, Some(false), Some(1), Some(5), 2),
+    ];
+    let lines = text(&bench.run(plan).1);
+    assert_eq!(lines[0], "made");
+    assert!(
+        lines[1].contains("/dev/vda: Operation not permitted"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[2], "3");
+    assert!(
+        lines[3].contains("/dev/full: Operation not permitted"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[4].contains("/tmp/mem: Operation not permitted"),
+        "{lines:?}"
+    );
 }

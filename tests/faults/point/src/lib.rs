@@ -10,7 +10,7 @@
 //! compiles calls to this crate only under its `fault-points` feature.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
@@ -21,19 +21,24 @@ static DIRECTORY: OnceLock<Option<OwnedFd>> = OnceLock::new();
 /// What was last read from `armed`, and how often its point was passed since.
 static PASSED: Mutex<(String, u32)> = Mutex::new((String::new(), 0));
 
+/// The control directory, opened once; none where no test controls this process.
+fn directory() -> Option<&'static OwnedFd> {
+    let open = || {
+        let path = std::env::var_os("LONGSHORE_FAULTS")?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, path, flags, Mode::empty()).ok()
+    };
+    DIRECTORY.get_or_init(open).as_ref()
+}
+
+/// The descriptor that points work by: a child that closes what it inherited has to keep it.
+pub fn held_descriptor() -> Option<BorrowedFd<'static>> {
+    directory().map(|directory| directory.as_fd())
+}
+
 /// Passes the point `name`: records it, and dies here if it is armed.
 pub fn hit(name: &str) {
-    let directory = DIRECTORY.get_or_init(|| {
-        let path = std::env::var_os("LONGSHORE_FAULTS")?;
-        openat(
-            CWD,
-            path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .ok()
-    });
-    let Some(directory) = directory else { return };
+    let Some(directory) = directory() else { return };
     trace(directory, name);
     if is_armed(directory, name) && unlinkat(directory, "armed", AtFlags::empty()).is_ok() {
         let _ = kill_process(getpid(), Signal::KILL);
