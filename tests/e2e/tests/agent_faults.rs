@@ -36,9 +36,8 @@ fn a_container_that_ends_while_no_agent_runs_is_reported_with_its_exit_code() ->
 fn a_second_agent_is_refused_with_a_clear_error() -> anyhow::Result<()> {
     let nodes = longshore_e2e::lab()?.nodes()?;
     let node = nodes.last().context("the lab has a node")?;
-    let argv = node.agent().argv()?;
     let before = node.agent().pid()?;
-    let mut second = argv.clone();
+    let mut second = node.agent().argv()?;
     second[0] = "/run/lab/bin/longshore".to_owned();
     let output = node.exec(&second)?;
     ensure!(output.code != Some(0), "a second agent ended well: {output:?}");
