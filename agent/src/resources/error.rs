@@ -21,6 +21,9 @@ pub(crate) enum Error {
         path: PathBuf,
         cause: io::Error,
     },
+    /// `kubeReserved` and `systemReserved`.
+    #[error("reserved {name}: {cause}")]
+    Reservation { name: &'static str, cause: String },
     /// A name that must not become part of a path.
     #[error("pod uid {uid:?} is not usable as a cgroup name")]
     Uid { uid: String },

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 pub(crate) use error::Error;
-pub(crate) use plan::{Controllers, Driver, Limits, NodeShare, huge_pages, pod_path};
+pub(crate) use plan::{Controllers, Driver, Limits, NodeCapacity, NodeShare, huge_pages, pod_path};
 pub(crate) use qos::QosClass;
 
 use crate::config::Settings;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::amounts::{self, CPU, HUGE_PAGES_PREFIX, MEMORY, amount_of};
-use super::formulas;
 use super::qos::QosClass;
+use super::{Error, formulas};
+use crate::config::KubeletConfiguration;
 use crate::config::quantity::Amount;
 
 /// Controllers that an agent needs, as upstream does; hugetlb is used where there is one.
@@ -222,6 +223,57 @@ pub(crate) struct NodeShare {
     pub(crate) memory: i64,
     /// Processes; none: as many as the node.
     pub(crate) pids: Option<i64>,
+}
+
+/// What the node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeCapacity {
+    /// Thousandths of a CPU.
+    pub(crate) milli_cpu: i64,
+    /// Bytes.
+    pub(crate) memory: i64,
+    /// Processes; none: not known.
+    pub(crate) pids: Option<i64>,
+}
+
+impl NodeShare {
+    /// What is left for pods by `kubeReserved` and `systemReserved`, or all where pods are not held to that
+    /// (`enforceNodeAllocatable`).
+    ///
+    /// # Errors
+    /// A reservation that cannot be read, or above the capacity.
+    pub(crate) fn of(kubelet: &KubeletConfiguration, capacity: NodeCapacity) -> Result<Self, Error> {
+        let enforced = kubelet
+            .enforce_node_allocatable
+            .iter()
+            .any(|level| level == "pods");
+        let left = |name: &'static str, capacity: i64, reserved: i64| {
+            if reserved > capacity {
+                let cause = format!("{reserved} is reserved, the node has {capacity}");
+                return Err(Error::Reservation { name, cause });
+            }
+            Ok(if enforced { capacity - reserved } else { capacity })
+        };
+        let reserved = |name| reserved(kubelet, name);
+        Ok(Self {
+            milli_cpu: left(CPU, capacity.milli_cpu, reserved(CPU)?.milli_value())?,
+            memory: left(MEMORY, capacity.memory, reserved(MEMORY)?.value())?,
+            pids: match capacity.pids {
+                Some(pids) => Some(left("pid", pids, reserved("pid")?.value())?),
+                None => None,
+            },
+        })
+    }
+}
+
+fn reserved(kubelet: &KubeletConfiguration, name: &'static str) -> Result<Amount, Error> {
+    let mut sum = Amount::default();
+    for list in [&kubelet.kube_reserved, &kubelet.system_reserved] {
+        let Some(text) = list.get(name) else { continue };
+        let amount = Amount::parse(text).map_err(|cause| Error::Reservation { name, cause })?;
+        sum = sum.saturating_add(amount);
+    }
+    Ok(sum)
 }
 
 /// What the root of pods is held to.

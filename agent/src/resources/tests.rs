@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::amounts::{amount_of, pod_limits, pod_requests};
 use super::plan::{self, Controllers, Driver, Limits, NodeShare, pod_settings};
 use super::{Cgroups, Config, Error, QosClass, formulas, is_uid, qos};
+use crate::config::KubeletConfiguration;
 
 fn pod(spec: &Value) -> Pod {
     let name = json!({ "name": "p", "namespace": "d", "uid": "u-1" });
@@ -275,6 +276,47 @@ fn a_pod_is_held_to_its_limits_only_where_every_container_has_one() {
     );
     assert_eq!(value(&nothing, "cpu.weight"), "1");
     assert_eq!(value(&nothing, "hugetlb.2MB.max"), "0");
+}
+
+#[test]
+fn pods_share_what_is_not_reserved() {
+    let capacity = plan::NodeCapacity {
+        milli_cpu: 4000,
+        memory: 1 << 30,
+        pids: Some(1000),
+    };
+    let reserved = |list: &[(&str, &str)]| {
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    };
+    let mut kubelet = KubeletConfiguration {
+        kube_reserved: reserved(&[("cpu", "500m"), ("memory", "256Mi")]),
+        system_reserved: reserved(&[("cpu", "500m"), ("pid", "100")]),
+        ..KubeletConfiguration::default()
+    };
+    let share = |milli_cpu, memory, pids| NodeShare {
+        milli_cpu,
+        memory,
+        pids: Some(pids),
+    };
+    assert_eq!(
+        NodeShare::of(&kubelet, capacity).expect("share"),
+        share(3000, 768 << 20, 900)
+    );
+    kubelet.enforce_node_allocatable = vec!["none".to_owned()];
+    assert_eq!(
+        NodeShare::of(&kubelet, capacity).expect("share"),
+        share(4000, 1 << 30, 1000)
+    );
+    kubelet.system_reserved = reserved(&[("memory", "1Gi")]);
+    let refused = NodeShare::of(&kubelet, capacity)
+        .expect_err("more than there is")
+        .to_string();
+    assert_eq!(
+        refused,
+        "reserved memory: 1342177280 is reserved, the node has 1073741824"
+    );
 }
 
 proptest! {

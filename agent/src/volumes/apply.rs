@@ -61,6 +61,7 @@ pub(super) fn set_up(pod: &Dir, prepared: &Prepared, owner: Ownership) -> Result
             let plugin = kind.plugin().expect("volumes of files have a directory");
             let dir = volume_directory(pod, plugin, name)?;
             let dir = in_medium(pod, plugin, name, dir, *medium)?;
+            open_to_all(&dir)?;
             for place in &prepared.nested {
                 make_nested(&dir, place)?;
             }
@@ -95,6 +96,14 @@ fn in_medium(pod: &Dir, plugin: &str, name: &str, dir: Dir, medium: Medium) -> R
 
 fn is_mount_root(dir: &Dir) -> Result<bool, Cause> {
     Ok(dir.status("")?.is_some_and(|status| status.is_mount_root))
+}
+
+/// What a cut-off making may have left closed by the umask.
+fn open_to_all(dir: &Dir) -> Result<(), Cause> {
+    match dir.status("")? {
+        Some(status) if status.mode & OPEN != OPEN => Ok(dir.chmod("".as_ref(), OPEN)?),
+        _ => Ok(()),
+    }
 }
 
 fn make_nested(dir: &Dir, place: &str) -> Result<(), Cause> {

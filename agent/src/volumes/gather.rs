@@ -49,14 +49,14 @@ impl Gatherer<'_> {
             }
             Source::DownwardApi(own) => {
                 let mode = own.default_mode.unwrap_or(DEFAULT_MODE);
-                payload::of_downward(
-                    own.items.as_deref().unwrap_or_default(),
-                    self.pod,
-                    self.allocatable,
-                    mode,
-                )?
+                let items = own.items.as_deref().unwrap_or_default();
+                payload::of_downward(items, self.pod, self.allocatable, mode)?
             }
-            Source::Projected(own) => self.projected(own, &mut refresh).await?,
+            Source::Projected(own) => {
+                let files;
+                (files, refresh) = self.projected(own).await?;
+                files
+            }
         };
         Ok(Gathered {
             payload: payload::checked(files)?,
@@ -64,22 +64,26 @@ impl Gatherer<'_> {
         })
     }
 
-    /// All sources are tried, so that an error names all that is missing.
-    async fn projected(
-        &self,
-        own: &ProjectedVolumeSource,
-        refresh: &mut Option<Timestamp>,
-    ) -> Result<Files, Cause> {
+    /// All sources are fetched at once and all are tried, so that an error names all that is missing.
+    async fn projected(&self, own: &ProjectedVolumeSource) -> Result<(Files, Option<Timestamp>), Cause> {
         let mode = own.default_mode.unwrap_or(DEFAULT_MODE);
-        let (mut files, mut causes) = (Files::new(), Vec::new());
-        for source in own.sources.iter().flatten() {
-            match self.projection(source, mode, refresh).await {
-                Ok(more) => files.extend(more),
+        let sources = own
+            .sources
+            .iter()
+            .flatten()
+            .map(|source| self.projection(source, mode));
+        let (mut files, mut refresh, mut causes) = (Files::new(), None, Vec::new());
+        for fetched in futures::future::join_all(sources).await {
+            match fetched {
+                Ok((more, next)) => {
+                    files.extend(more);
+                    refresh = [refresh, next].into_iter().flatten().min();
+                }
                 Err(cause) => causes.push(cause),
             }
         }
         match causes.len() {
-            0 => Ok(files),
+            0 => Ok((files, refresh)),
             1 => Err(causes.remove(0)),
             _ => Err(Cause::Several(causes)),
         }
@@ -89,36 +93,35 @@ impl Gatherer<'_> {
         &self,
         source: &VolumeProjection,
         mode: i32,
-        refresh: &mut Option<Timestamp>,
-    ) -> Result<Files, Cause> {
+    ) -> Result<(Files, Option<Timestamp>), Cause> {
         if let Some(own) = &source.service_account_token {
             let key = TokenKey::of(self.pod, own);
-            let (token, next) = self.tokens.get(self.objects, &key, self.now).await?;
-            *refresh = Some(refresh.map_or(next, |time| time.min(next)));
+            let (token, refresh) = self.tokens.get(self.objects, &key, self.now).await?;
             let Ownership { user, group } = self.ownership;
             let file = payload::of_token(token, mode, user, group.is_some());
-            return Ok(vec![(own.path.clone(), file)]);
+            return Ok((vec![(own.path.clone(), file)], Some(refresh)));
         }
-        if let Some(own) = &source.config_map {
+        let files = if let Some(own) = &source.config_map {
             let rules = rules(Some(mode), own.optional);
             let map = self.config_map(&own.name, rules.optional).await?;
-            return payload::of_config_map(&map, own.items.as_deref(), rules);
-        }
-        if let Some(own) = &source.secret {
+            payload::of_config_map(&map, own.items.as_deref(), rules)?
+        } else if let Some(own) = &source.secret {
             let rules = rules(Some(mode), own.optional);
             let secret = self.secret(&own.name, rules.optional).await?;
-            return payload::of_secret(&secret, own.items.as_deref(), rules);
-        }
-        if let Some(own) = &source.downward_api {
+            payload::of_secret(&secret, own.items.as_deref(), rules)?
+        } else if let Some(own) = &source.downward_api {
             let items = own.items.as_deref().unwrap_or_default();
-            return payload::of_downward(items, self.pod, self.allocatable, mode);
-        }
-        let kind = if source.cluster_trust_bundle.is_some() {
-            "clusterTrustBundle"
+            payload::of_downward(items, self.pod, self.allocatable, mode)?
+        } else if source.cluster_trust_bundle.is_some() {
+            return Err(Cause::Unsupported {
+                kind: "clusterTrustBundle",
+            });
         } else {
-            "podCertificate"
+            return Err(Cause::Unsupported {
+                kind: "podCertificate",
+            });
         };
-        Err(Cause::Unsupported { kind })
+        Ok((files, None))
     }
 
     async fn config_map(&self, name: &str, optional: bool) -> Result<ConfigMap, Cause> {

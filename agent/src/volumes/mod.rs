@@ -113,19 +113,20 @@ impl Volumes {
             ownership,
             now: Timestamp::now(),
         };
-        let mut refresh: Option<Timestamp> = None;
-        let (mut prepared, mut failed) = (Vec::new(), None);
-        for (volume, planned) in plan::plan(pod, &allocatable) {
-            if !is_name(&volume) {
-                return Err(Error::Name {
-                    what: "volume name",
-                    name: volume,
-                });
-            }
-            if planned.as_ref().is_ok_and(|plan| !wanted(&plan.kind)) {
-                continue;
-            }
-            match prepare(&gatherer, planned).await {
+        let planned = plan::plan(pod, &allocatable);
+        if let Some((name, _)) = planned.iter().find(|(name, _)| !is_name(name)) {
+            return Err(Error::Name {
+                what: "volume name",
+                name: name.clone(),
+            });
+        }
+        let fetches = planned
+            .into_iter()
+            .filter(|(_, plan)| plan.as_ref().map_or(true, |plan| wanted(&plan.kind)))
+            .map(async |(volume, plan)| (volume, prepare(&gatherer, plan).await));
+        let (mut prepared, mut failed, mut refresh) = (Vec::new(), None, None);
+        for (volume, fetched) in futures::future::join_all(fetches).await {
+            match fetched {
                 Ok((ready, next)) => {
                     refresh = [refresh, next].into_iter().flatten().min();
                     prepared.push(ready);

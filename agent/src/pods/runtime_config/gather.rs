@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeProjection};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proto::cri;
 
 use super::container::{ContainerPlan, Gathered, container_config};
 use super::dns::{DnsFacts, HostResolver, MAX_RESOLV_CONF, Warning, parse_resolv_conf};
-use super::environment::{self, Environment, References, Surroundings};
+use super::environment::{self, Environment, Names, References, Surroundings};
 use super::error::ConfigError;
 use super::hosts;
 use super::limits::LimitFacts;
@@ -144,20 +145,7 @@ impl Configurator {
             return Err(ConfigError::ServicesNotSynced);
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let names = environment::names(container);
-        let mut references = References::default();
-        for name in names.config_maps {
-            let map = self.objects.config_map(namespace, &name).await;
-            references
-                .config_maps
-                .insert(name, map.map_err(|cause| ConfigError::Api { cause })?);
-        }
-        for name in names.secrets {
-            let secret = self.objects.secret(namespace, &name).await;
-            references
-                .secrets
-                .insert(name, secret.map_err(|cause| ConfigError::Api { cause })?);
-        }
+        let references = self.references(namespace, environment::names(container)).await?;
         let node = self.objects.node();
         let allocatable = node
             .as_ref()
@@ -170,6 +158,24 @@ impl Configurator {
             allocatable: allocatable.unwrap_or(&self.node.capacity),
         };
         environment::environment(container, &around, &references)
+    }
+
+    /// Fetches all at once.
+    async fn references(&self, namespace: &str, names: Names) -> Result<References, ConfigError> {
+        let maps = names.config_maps.into_iter().map(async |name| {
+            let map = self.objects.config_map(namespace, &name).await;
+            map.map(|map| (name, map))
+        });
+        let secrets = names.secrets.into_iter().map(async |name| {
+            let secret = self.objects.secret(namespace, &name).await;
+            secret.map(|secret| (name, secret))
+        });
+        let (maps, secrets) = futures::join!(join_all(maps), join_all(secrets));
+        let failed = |cause| ConfigError::Api { cause };
+        Ok(References {
+            config_maps: maps.into_iter().collect::<Result<_, _>>().map_err(failed)?,
+            secrets: secrets.into_iter().collect::<Result<_, _>>().map_err(failed)?,
+        })
     }
 
     async fn mounts(
