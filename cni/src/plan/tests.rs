@@ -200,7 +200,10 @@ proptest! {
             do_pod(&mut observed, action);
         }
         prop_assert_eq!(pod(&desired, &observed), vec![]);
+        let whole = HostEnd { on_bridge: true, hairpin: true, up: true };
+        prop_assert!(observed.host_end == Some(whole) && observed.loopback_up);
         let end = observed.pod_end.unwrap();
+        prop_assert!(end.up);
         prop_assert!(end.addresses.is_superset(&desired.addresses));
         prop_assert!(end.default_routes.is_superset(&desired.gateways));
     }
