@@ -275,4 +275,10 @@ fn only_regular_files_below_the_root() {
     ));
     std::fs::write(root.join("pod/c/1.log"), "").unwrap();
     assert!(open(&root.join("pod/c/1.log")).is_ok());
+    // Nor another pod's log by a link that stays below the root.
+    std::os::unix::fs::symlink("1.log", root.join("pod/c/2.log")).unwrap();
+    assert!(matches!(
+        open(&root.join("pod/c/2.log")),
+        Err(OpenError::Open { .. })
+    ));
 }
