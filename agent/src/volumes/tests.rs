@@ -1,3 +1,6 @@
+#[cfg(feature = "fault-points")]
+mod crash;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -52,11 +55,10 @@ fn in_own_mounts(test: &str, body: impl AsyncFnOnce()) {
             .expect("runtime");
         return runtime.block_on(body());
     }
-    let module = module_path!().split_once("::").expect("a path below the crate").1;
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().expect("own path"))
-        .args(["--exact", &format!("{module}::{test}"), "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .output()
         .expect("unshare");
@@ -384,78 +386,82 @@ fn mountinfo_is_read_with_its_escapes() {
 
 #[test]
 fn volumes_are_made_adopted_and_unmade() {
-    in_own_mounts("volumes_are_made_adopted_and_unmade", async || {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let host = dir.path().join("host");
-        let root = dir.path().join("kubelet");
-        let pod = pod_with(
-            &json!([
-                { "name": "disk", "emptyDir": {} },
-                { "name": "memory", "emptyDir": { "medium": "Memory", "sizeLimit": "64Ki" } },
-                { "name": "host", "hostPath": { "path": host, "type": "DirectoryOrCreate" } },
-                { "name": "fields", "downwardAPI": { "items": [
-                    { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } }
-                ] } },
-            ]),
-            &json!({ "securityContext": { "fsGroup": 1234 } }),
-        );
-        let volumes = standalone(&root);
-        let mounted = volumes.mount(&pod).await.expect("mounted");
-        let at = |name: &str| mounted.get(name).expect(name).host_path.clone();
-        let status = |path: &Path| fs::metadata(path).expect("status");
-        assert_eq!(
-            at("disk"),
-            root.join("pods/u-1/volumes/kubernetes.io~empty-dir/disk")
-        );
-        assert_eq!(status(&at("disk")).mode() & 0o7777, 0o2777);
-        assert_eq!(status(&at("disk")).gid(), 1234);
-        assert_eq!(status(&root.join("pods/u-1")).mode() & 0o7777, 0o750);
-        assert!(
-            fs::write(at("memory").join("big"), vec![0; 1 << 20]).is_err(),
-            "the file system is bounded"
-        );
-        fs::remove_file(at("memory").join("big")).expect("room again");
-        fs::write(at("memory").join("small"), "kept").expect("write");
-        assert!(mounted.get("fields").expect("fields").read_only);
-        assert_eq!(
-            fs::read_to_string(at("fields").join("labels")).expect("labels"),
-            "a=\"b\""
-        );
-        assert_eq!(status(&at("fields").join("labels")).gid(), 1234);
-        fs::write(at("host").join("kept"), "kept").expect("write");
-        fs::set_permissions(at("disk"), fs::Permissions::from_mode(0o700)).expect("a container's own choice");
-        // Another agent, or the same after a crash, finds it all.
-        let again = standalone(&root).mount(&pod).await.expect("again");
-        assert_eq!(again, mounted);
-        assert_eq!(
-            status(&at("disk")).mode() & 0o7777,
-            0o700,
-            "what is in use stays as it is"
-        );
-        assert_eq!(
-            fs::read_to_string(at("memory").join("small")).expect("small"),
-            "kept"
-        );
-        let info = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-        assert_eq!(info.matches("/pods/u-1/").count(), 2, "no mount on a mount");
-        assert_eq!(
-            volumes.orphans(&BTreeSet::new()).await.expect("orphans"),
-            BTreeSet::from(["u-1".to_owned()])
-        );
-        volumes.unmount("u-1").await.expect("unmounted");
-        volumes.unmount("u-1").await.expect("again");
-        assert!(!root.join("pods/u-1/volumes").exists());
-        volumes.remove("u-1").await.expect("removed");
-        assert!(!root.join("pods/u-1").exists());
-        assert!(host.join("kept").exists());
-        assert!(matches!(volumes.remove("../host").await, Err(Error::Name { .. })));
-    });
+    in_own_mounts(
+        "volumes::tests::volumes_are_made_adopted_and_unmade",
+        async || {
+            let dir = tempfile::tempdir().expect("temp dir");
+            let host = dir.path().join("host");
+            let root = dir.path().join("kubelet");
+            let pod = pod_with(
+                &json!([
+                    { "name": "disk", "emptyDir": {} },
+                    { "name": "memory", "emptyDir": { "medium": "Memory", "sizeLimit": "64Ki" } },
+                    { "name": "host", "hostPath": { "path": host, "type": "DirectoryOrCreate" } },
+                    { "name": "fields", "downwardAPI": { "items": [
+                        { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } }
+                    ] } },
+                ]),
+                &json!({ "securityContext": { "fsGroup": 1234 } }),
+            );
+            let volumes = standalone(&root);
+            let mounted = volumes.mount(&pod).await.expect("mounted");
+            let at = |name: &str| mounted.get(name).expect(name).host_path.clone();
+            let status = |path: &Path| fs::metadata(path).expect("status");
+            assert_eq!(
+                at("disk"),
+                root.join("pods/u-1/volumes/kubernetes.io~empty-dir/disk")
+            );
+            assert_eq!(status(&at("disk")).mode() & 0o7777, 0o2777);
+            assert_eq!(status(&at("disk")).gid(), 1234);
+            assert_eq!(status(&root.join("pods/u-1")).mode() & 0o7777, 0o750);
+            assert!(
+                fs::write(at("memory").join("big"), vec![0; 1 << 20]).is_err(),
+                "the file system is bounded"
+            );
+            fs::remove_file(at("memory").join("big")).expect("room again");
+            fs::write(at("memory").join("small"), "kept").expect("write");
+            assert!(mounted.get("fields").expect("fields").read_only);
+            assert_eq!(
+                fs::read_to_string(at("fields").join("labels")).expect("labels"),
+                "a=\"b\""
+            );
+            assert_eq!(status(&at("fields").join("labels")).gid(), 1234);
+            fs::write(at("host").join("kept"), "kept").expect("write");
+            fs::set_permissions(at("disk"), fs::Permissions::from_mode(0o700))
+                .expect("a container's own choice");
+            // Another agent, or the same after a crash, finds it all.
+            let again = standalone(&root).mount(&pod).await.expect("again");
+            assert_eq!(again, mounted);
+            assert_eq!(
+                status(&at("disk")).mode() & 0o7777,
+                0o700,
+                "what is in use stays as it is"
+            );
+            assert_eq!(
+                fs::read_to_string(at("memory").join("small")).expect("small"),
+                "kept"
+            );
+            let info = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+            assert_eq!(info.matches("/pods/u-1/").count(), 2, "no mount on a mount");
+            assert_eq!(
+                volumes.orphans(&BTreeSet::new()).await.expect("orphans"),
+                BTreeSet::from(["u-1".to_owned()])
+            );
+            volumes.unmount("u-1").await.expect("unmounted");
+            volumes.unmount("u-1").await.expect("again");
+            assert!(!root.join("pods/u-1/volumes").exists());
+            volumes.remove("u-1").await.expect("removed");
+            assert!(!root.join("pods/u-1").exists());
+            assert!(host.join("kept").exists());
+            assert!(matches!(volumes.remove("../host").await, Err(Error::Name { .. })));
+        },
+    );
 }
 
 #[test]
 fn teardown_leaves_what_planted_links_and_mounts_lead_to() {
     in_own_mounts(
-        "teardown_leaves_what_planted_links_and_mounts_lead_to",
+        "volumes::tests::teardown_leaves_what_planted_links_and_mounts_lead_to",
         async || {
             let dir = tempfile::tempdir().expect("temp dir");
             let outside = dir.path().join("outside");
@@ -492,7 +498,7 @@ fn teardown_leaves_what_planted_links_and_mounts_lead_to() {
 
 #[test]
 fn removal_stops_at_a_mount() {
-    in_own_mounts("removal_stops_at_a_mount", async || {
+    in_own_mounts("volumes::tests::removal_stops_at_a_mount", async || {
         let dir = tempfile::tempdir().expect("temp dir");
         let (outside, tree) = (dir.path().join("outside"), dir.path().join("tree"));
         fs::create_dir(&outside).expect("outside");
@@ -556,7 +562,7 @@ fn removal_goes_to_any_depth() {
 
 #[test]
 fn a_subpath_never_leaves_its_volume() {
-    in_own_mounts("a_subpath_never_leaves_its_volume", async || {
+    in_own_mounts("volumes::tests::a_subpath_never_leaves_its_volume", async || {
         let dir = tempfile::tempdir().expect("temp dir");
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).expect("outside");
