@@ -25,6 +25,8 @@ use crate::state;
 
 mod answer;
 mod clients;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use answer::chain;
 pub(crate) use clients::Registries;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::Sample;
 
@@ -83,16 +84,30 @@ impl Drop for Server {
 
 impl Server {
     pub(in crate::images) async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(None, answer).await
+    }
+
+    /// Speaks TLS where there is an acceptor.
+    pub(in crate::images) async fn start_with(
+        tls: Option<TlsAcceptor>,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("address").to_string();
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
         let (answer, seen): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&requests));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
+                let (tls, answer, seen) = (tls.clone(), Arc::clone(&answer), Arc::clone(&seen));
                 tokio::spawn(async move {
-                    // A client that goes away mid-answer is the client's business.
-                    let _ = serve(stream, &*answer, &seen).await;
+                    // A client that goes away, or does not like our certificate, is the client's business.
+                    let _ = match tls {
+                        None => serve(stream, &*answer, &seen).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serve(stream, &*answer, &seen).await,
+                            Err(error) => Err(error),
+                        },
+                    };
                 });
             }
         });
@@ -163,7 +178,11 @@ pub(in crate::images) fn regular(sample: &Sample, request: &Request) -> Reply {
     }
 }
 
-async fn serve(mut stream: TcpStream, answer: &Answer, seen: &Mutex<Vec<Request>>) -> std::io::Result<()> {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &Answer,
+    seen: &Mutex<Vec<Request>>,
+) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
