@@ -208,6 +208,67 @@ pub enum Id {
     Name(String),
 }
 
+/// A user or group that cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("user {text:?}: {reason}")]
+pub struct UserError {
+    /// What was given.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl Id {
+    /// Reads a number or a name.
+    ///
+    /// # Errors
+    /// [`UserError`] for the empty string, a number that is no id, and a name that no database line can hold.
+    pub fn parse(text: &str) -> Result<Self, UserError> {
+        let error = |reason| UserError {
+            text: text.to_owned(),
+            reason,
+        };
+        if text.is_empty() || text.contains(|c: char| c == ':' || c.is_control()) {
+            return Err(error("is neither a number nor a name"));
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let number = text.parse().ok().filter(|number| *number != u32::MAX);
+            return number
+                .map(Self::Number)
+                .ok_or_else(|| error("uids and gids must be in range 0-4294967294"));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl User {
+    /// Reads `USER[:GROUP]` as images and Dockerfiles write it; the empty string is root. No further groups.
+    ///
+    /// # Errors
+    /// [`UserError`] as [`Id::parse`].
+    pub fn parse(text: &str) -> Result<Self, UserError> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        let uid = if user.is_empty() {
+            Id::Number(0)
+        } else {
+            Id::parse(user)?
+        };
+        let gid = group
+            .filter(|group| !group.is_empty())
+            .map(Id::parse)
+            .transpose()?;
+        Ok(Self {
+            uid,
+            gid,
+            additional_gids: Vec::new(),
+            image_groups: false,
+        })
+    }
+}
+
 /// The five capability sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Capabilities {
@@ -261,3 +322,6 @@ pub(crate) fn valid_id(id: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! The plan's mounts: sources taken from the host's tree, destinations found in the container's.
 
+use std::io::BufRead as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{FileType, PROC_SUPER_MAGIC};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, StatxFlags};
 
 use super::resolve::{self, Kind};
 use super::{Init, Trouble};
@@ -25,6 +26,9 @@ pub(super) fn open_sources(init: &mut Init<'_>) -> Result<(), Trouble> {
                 recursive,
                 recursive_readonly,
             } => {
+                if mount.propagation == Propagation::Shared {
+                    check_shared(source)?;
+                }
                 let tree = mount::copy_tree(source, *recursive).about(source)?;
                 tie(&tree, mount.propagation).about(source)?;
                 dress(&tree, mount, *recursive_readonly).about(source)?;
@@ -44,6 +48,35 @@ fn tie(tree: &OwnedFd, propagation: Propagation) -> Result<(), rustix::io::Errno
         Propagation::Shared => libc::MS_SHARED,
     };
     mount::set_attributes(tree, true, 0, 0, kind)
+}
+
+/// What is mounted in the container shows on the host only if the source is on a shared mount there.
+fn check_shared(source: &str) -> Result<(), Trouble> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(source, flags, Mode::empty()).about(source)?;
+    let status = rustix::fs::statx(&opened, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).about(source)?;
+    let id = status.stx_mnt_id.to_string();
+    let table = std::fs::File::open("/proc/self/mountinfo")
+        .map_err(|error| Trouble::rule(source, error.to_string()))?;
+    for line in std::io::BufReader::new(table).lines() {
+        let line = line.map_err(|error| Trouble::rule(source, error.to_string()))?;
+        let mut fields = line.split(' ');
+        if fields.next() != Some(&id) {
+            continue;
+        }
+        let place = fields.nth(3).unwrap_or_default().to_owned();
+        // Between the options and a dash come the tags.
+        if fields
+            .skip(1)
+            .take_while(|field| *field != "-")
+            .any(|tag| tag.starts_with("shared:"))
+        {
+            return Ok(());
+        }
+        let text = format!("path {source:?} is mounted on {place:?} but it is not a shared mount");
+        return Err(Trouble::rule(source, text));
+    }
+    Err(Trouble::rule(source, "its mount is not in the table of mounts"))
 }
 
 /// Gives a bind its attributes; what is not named stays as it is on the host.

@@ -14,6 +14,9 @@ use crate::sys::file;
 /// Links followed on one way.
 const MAX_LINKS: usize = 40;
 
+/// Tries to open a path while others mount and rename.
+const MAX_TRIES: usize = 1024;
+
 /// Components of one destination, links included.
 const MAX_COMPONENTS: usize = 1024;
 
@@ -24,43 +27,51 @@ pub(super) enum Kind {
     File,
 }
 
+/// One open within `root`. The kernel gives up with EAGAIN when anything was renamed or mounted anywhere while it
+/// walked a `..`; that says nothing about this path, so it is tried again.
+fn open_in(root: BorrowedFd<'_>, path: &str, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC;
+    let open = || {
+        rustix::fs::openat2(
+            root,
+            relative(path),
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | how,
+        )
+    };
+    let mut tries = std::iter::repeat_with(open).take(MAX_TRIES);
+    tries
+        .find(|opened| !matches!(opened, Err(Errno::AGAIN)))
+        .unwrap_or(Err(Errno::AGAIN))
+}
+
 /// Opens what is at `path` in `root`, as a mere reference, following links within the root.
 pub(super) fn existing(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(
-        root,
-        relative(path),
-        flags,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
+    open_in(root, path, OFlags::PATH, ResolveFlags::NO_MAGICLINKS)
 }
 
 /// Opens `path` in `root` for reading if it is there and no link.
 pub(super) fn readable_file(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::openat2(
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open_in(root, path, flags, ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Opens the device `path` in `root` for both ways, with no link on the way.
+pub(super) fn device(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    open_in(
         root,
-        relative(path),
-        flags,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        path,
+        OFlags::RDWR | OFlags::NOCTTY,
+        ResolveFlags::NO_SYMLINKS,
     )
 }
 
 /// Opens the directory `path`, made if absent, refusing any link on the way: what is mounted there must be what later
 /// steps find by the same name.
 pub(super) fn plain_directory(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Trouble> {
-    let open = || {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat2(
-            root,
-            relative(path),
-            flags,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
-        )
-    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let open = || open_in(root, path, flags, ResolveFlags::NO_SYMLINKS);
     let opened = match open() {
         Err(Errno::NOENT) => {
             destination(root, path, Kind::Directory)?;

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::pty::OpenptFlags;
 
 use super::resolve::{self, Kind};
@@ -32,9 +31,7 @@ pub(super) fn make_terminal(init: &mut Init<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     const PATH: &str = "/dev/pts/ptmx";
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    let ours = rustix::fs::openat2(init.root()?, "dev/pts/ptmx", flags, Mode::empty(), how).about(PATH)?;
+    let ours = resolve::device(init.root()?, PATH).about(PATH)?;
     if rustix::fs::fstatfs(&ours).about(PATH)?.f_type != libc::DEVPTS_SUPER_MAGIC {
         return Err(Trouble::rule(PATH, "is not in a devpts file system"));
     }

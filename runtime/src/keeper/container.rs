@@ -140,13 +140,13 @@ impl Container {
         if let Err(errno) = cgroup::kill(&self.cgroup)
             && errno != Errno::NODEV
         {
-            eprintln!("keeper: kill cgroup {}: {errno}", self.cgroup_path.display());
+            say!("kill cgroup {}: {errno}", self.cgroup_path.display());
         }
         if self.pid != 0
             && let Err(errno) = process::send_signal(&self.pidfd, libc::SIGKILL)
             && errno != Errno::SRCH
         {
-            eprintln!("keeper: kill container {}: {errno}", self.id);
+            say!("kill container {}: {errno}", self.id);
         }
     }
 

@@ -27,7 +27,7 @@ impl Drop for CgroupGuard<'_> {
         if let Some(path) = self.0
             && let Err(errno) = cgroup::remove(path)
         {
-            eprintln!("keeper: remove cgroup {}: {errno}", path.display());
+            say!("remove cgroup {}: {errno}", path.display());
         }
     }
 }

@@ -144,7 +144,7 @@ impl Keeper {
     /// Ends that. Needed before closing: a child that is not executing its program yet may hold the same file.
     pub(super) fn unwatch(&self, file: impl AsFd) {
         if let Err(errno) = epoll::delete(&self.epoll, file) {
-            eprintln!("keeper: unwatch: {errno}");
+            say!("unwatch: {errno}");
         }
     }
 
@@ -153,17 +153,17 @@ impl Keeper {
         let socket = match rustix::net::accept_with(&self.listener, flags) {
             Ok(socket) => socket,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
-            Err(errno) => return eprintln!("keeper: accept: {errno}"),
+            Err(errno) => return say!("accept: {errno}"),
         };
         let ours = rustix::process::geteuid();
         let trusted = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == ours);
         if !trusted || self.connections.len() >= MAX_CONNECTIONS {
-            return eprintln!("keeper: driver refused: another user's, or one too many");
+            return say!("driver refused: another user's, or one too many");
         }
         let key = self.new_key();
         match self.watch(&socket, Source::Driver(key), EventFlags::IN) {
             Ok(()) => drop(self.connections.insert(key, Connection::new(socket))),
-            Err(errno) => eprintln!("keeper: watch driver: {errno}"),
+            Err(errno) => say!("watch driver: {errno}"),
         }
     }
 
@@ -200,7 +200,7 @@ impl Keeper {
         };
         self.unwatch(&connection);
         if reason != "closed" {
-            eprintln!("keeper: driver dropped: {reason}");
+            say!("driver dropped: {reason}");
         }
     }
 
@@ -251,7 +251,7 @@ impl Keeper {
                 Ok(Some(libc::SIGTERM | libc::SIGINT)) => self.begin_shutdown(None),
                 Ok(Some(_)) => {}
                 Ok(None) => return,
-                Err(errno) => return eprintln!("keeper: read signals: {errno}"),
+                Err(errno) => return say!("read signals: {errno}"),
             }
         }
     }

@@ -55,7 +55,7 @@ impl Keeper {
         };
         match watched {
             Ok(()) => container.stdout = Some(Output::new(terminal, Stream::Stdout)),
-            Err(errno) => eprintln!("keeper: terminal of {}: {errno}", container.id),
+            Err(errno) => say!("terminal of {}: {errno}", container.id),
         }
     }
 
@@ -85,7 +85,7 @@ impl Keeper {
         });
         if let Some(Err(errno)) = sent {
             // It is dead or dying; its end answers the asker.
-            eprintln!("keeper: start {}: {errno}", container.id);
+            say!("start {}: {errno}", container.id);
         }
     }
 
@@ -149,7 +149,7 @@ impl Keeper {
                 }
                 Ok(None) | Err(Errno::CHILD) => return,
                 Err(Errno::INTR) => {}
-                Err(errno) => return eprintln!("keeper: wait: {errno}"),
+                Err(errno) => return say!("wait: {errno}"),
             }
         }
     }
@@ -261,7 +261,7 @@ impl Keeper {
         container.stage = Stage::Exited(exit.clone());
         let record = exit_record::format(&id, &exit);
         if let Err(errno) = file::replace(&self.directory.join(EXITS_NAME), &id, record.as_bytes()) {
-            eprintln!("keeper: write exit record of {id}: {errno}");
+            say!("write exit record of {id}: {errno}");
         }
         let event = Message::Event(Event::Exited { id, exit });
         let drivers: Vec<u32> = self
@@ -340,7 +340,7 @@ impl Keeper {
         if self.stopping.is_none() {
             let record = self.directory.join(EXITS_NAME).join(&container.id);
             if let Err(errno) = file::remove("runtime.remove_exit_record", &record) {
-                eprintln!("keeper: remove exit record of {}: {errno}", container.id);
+                say!("remove exit record of {}: {errno}", container.id);
             }
         }
         for asker in container.removers {
@@ -386,7 +386,7 @@ impl Keeper {
             self.answer(asker, Ok(Reply::Done));
         }
         if let Err(errno) = file::remove("runtime.unlink_socket", &self.directory.join(SOCKET_NAME)) {
-            eprintln!("keeper: remove socket: {errno}");
+            say!("remove socket: {errno}");
         }
         true
     }

@@ -117,7 +117,7 @@ impl Log {
                 Ok(written) => left = &left[written..],
                 Err(errno) => {
                     if !self.failed {
-                        eprintln!(
+                        say!(
                             "keeper: write log {}: {errno}; output is lost",
                             self.path.display()
                         );

@@ -4,6 +4,12 @@
 //! Files: `birth` (become a keeper) · `event_loop` (wait and dispatch) · `requests` (what drivers ask) · `lifecycle`
 //! (what containers do) · `creation`, `device_filter` (make one) · `container`, `connection`, `log`, `timestamp` (state and formats).
 
+/// Writes a line to the keeper's own log, standard error, if that takes it at once. Whoever reads there may be gone or
+/// stuck, and pods must not notice.
+macro_rules! say {
+    ($($part:tt)*) => { $crate::keeper::write_own_log(format!($($part)*)) };
+}
+
 mod birth;
 mod connection;
 mod container;
@@ -35,7 +41,7 @@ pub fn run() -> ExitCode {
         Err(failure) => Err(failure.clone()),
     };
     if let Err(failure) = birth::answer(&answer).map_err(|trouble| trouble.in_step("answer")) {
-        eprintln!("keeper: {failure}");
+        say!("{failure}");
         return ExitCode::FAILURE;
     }
     let Ok(mut keeper) = born else {
@@ -44,7 +50,7 @@ pub fn run() -> ExitCode {
     match keeper.work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(errno) => {
-            eprintln!("keeper: wait for events: {errno}");
+            say!("wait for events: {errno}");
             ExitCode::FAILURE
         }
     }
@@ -60,4 +66,20 @@ fn write_all(file: &impl std::os::fd::AsFd, bytes: &[u8], object: &str) -> Resul
         left = &left[rustix::io::retry_on_intr(|| rustix::io::write(file, left)).about(object)?..];
     }
     Ok(())
+}
+
+fn write_own_log(mut line: String) {
+    let stderr = rustix::stdio::stderr();
+    let mut ready = [rustix::event::PollFd::new(&stderr, rustix::event::PollFlags::OUT)];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    if !matches!(rustix::event::poll(&mut ready, Some(&now)), Ok(1)) {
+        return;
+    }
+    // A pipe that is ready takes this much without waiting (PIPE_BUF).
+    line.truncate(line.floor_char_boundary(4000));
+    let line = format!("longshore-oci keeper {}: {line}\n", std::process::id());
+    let _ = rustix::io::write(stderr, line.as_bytes());
 }

@@ -141,7 +141,7 @@ impl Keeper {
                 && let Err(errno) = self.watch(file, source, EventFlags::IN)
             {
                 // Its end shows by SIGCHLD all the same; the streams are drained then.
-                eprintln!("keeper: watch container {}: {errno}", container.id);
+                say!("watch container {}: {errno}", container.id);
             }
         }
         self.containers.insert(key, container);

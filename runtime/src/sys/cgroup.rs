@@ -11,12 +11,23 @@ use super::{file, point};
 /// Directories below a container's cgroup that are removed with it, at most this deep.
 const MAX_DEPTH: usize = 32;
 
-/// Makes `path` and what is missing above it.
+/// Makes `path` and what is missing above it; ENOTSUP if that is not in a cgroup2 file system.
 pub(crate) fn ensure(name: &str, path: &Path) -> Result<(), Errno> {
+    let there = path
+        .ancestors()
+        .find_map(|above| rustix::fs::statfs(above).ok())
+        .ok_or(Errno::NOENT)?;
+    if there.f_type != libc::CGROUP2_SUPER_MAGIC {
+        return Err(Errno::NOTSUP);
+    }
+    ensure_below(name, path)
+}
+
+fn ensure_below(name: &str, path: &Path) -> Result<(), Errno> {
     match file::ensure_directory(name, path, 0o755) {
         Err(Errno::NOENT) => {
             let parent = path.parent().ok_or(Errno::NOENT)?;
-            ensure(name, parent)?;
+            ensure_below(name, parent)?;
             file::ensure_directory(name, path, 0o755)
         }
         other => other,

@@ -42,6 +42,10 @@ fn cgroup_mount() -> PathBuf {
     PathBuf::from(line.split(' ').nth(1).unwrap())
 }
 
+pub(crate) fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_longshore-oci"))
+}
+
 impl Bench {
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
@@ -85,7 +89,7 @@ impl Bench {
             oom_score_adj: 0,
         };
         change(&mut plan);
-        let keeper = spawn_keeper(Path::new(env!("CARGO_BIN_EXE_longshore-oci")), &plan).unwrap();
+        let keeper = spawn_keeper(binary(), &plan).unwrap();
         Self {
             directory,
             cgroup,

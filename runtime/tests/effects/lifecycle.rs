@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use runtime::client::{Client, Error};
 use runtime::wire::{Event, Failure, Reply, Request, Status};
 
-use crate::bench::{Bench, shell, words};
+use crate::bench::{Bench, binary, shell, words};
 
 fn refused(error: Error) -> Failure {
     match error {
@@ -495,7 +495,7 @@ fn a_keeper_that_cannot_be_says_why() {
         directory: "/nowhere".into(),
         oom_score_adj: 0,
     };
-    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_longshore-oci"));
+    let binary = binary();
     let bad_id = runtime::plan::SandboxPlan {
         id: "../x".into(),
         ..plan.clone()
@@ -523,4 +523,46 @@ fn a_keeper_that_cannot_be_says_why() {
         Client::connect(&bench.path("logs")),
         Err(Error::Io { .. })
     ));
+}
+
+#[test]
+fn a_keeper_whose_log_nobody_reads_lives_on() {
+    let bench = Bench::new();
+    let plan = runtime::plan::SandboxPlan {
+        id: "s2".into(),
+        hostname: None,
+        own_network: false,
+        own_ipc: false,
+        sysctls: Vec::new(),
+        keeper_cgroup: bench.cgroup.join("other").display().to_string(),
+        directory: bench.text("logs"),
+        oom_score_adj: 0,
+    };
+    let mut command = std::process::Command::new(binary());
+    let pipe = std::process::Stdio::piped;
+    let mut keeper = command
+        .arg("keeper")
+        .stdin(pipe())
+        .stdout(pipe())
+        .stderr(pipe())
+        .spawn()
+        .unwrap();
+    keeper
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&runtime::wire::encode(&plan).unwrap())
+        .unwrap();
+    let mut answer = Vec::new();
+    keeper.stdout.take().unwrap().read_to_end(&mut answer).unwrap();
+    drop(keeper.stderr.take());
+    for _ in 0..3 {
+        let mut bad = UnixStream::connect(bench.path("logs/keeper.sock")).unwrap();
+        bad.write_all(&[0xFF; 8]).unwrap();
+        let _ = bad.read_to_end(&mut Vec::new());
+    }
+    let mut client = Client::connect(&bench.path("logs")).unwrap();
+    assert_eq!(client.keeper, ("s2".to_owned(), keeper.id()));
+    client.done(Request::Shutdown).unwrap();
+    assert!(keeper.wait().unwrap().success());
 }
