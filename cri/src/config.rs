@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where the engine works, and with what.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// Live state on tmpfs, `/run/longshore`: sandboxes, network namespaces.
     pub run_dir: PathBuf,

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,15 +103,15 @@ impl Keeper {
         notify: impl Fn(Notice) + Send + 'static,
     ) -> Result<(Self, Vec<ContainerState>), Error> {
         let failed = |operation| move |source| Error::Socket { operation, socket: socket.to_owned(), source };
-        let stream = UnixStream::connect(socket).await.map_err(failed("connect to"))?;
-        let mut connection = Connection::new(stream);
+        let mut connection = Connection::open(socket).await.map_err(failed("connect to"))?;
         let pid = timeout(QUICK, hello(&mut connection, id)).await.map_err(|_| late("Hello", QUICK))??;
         let process = Process::open(pid).map_err(failed("watch the process of"))?;
         // Answered after the process was opened, so the number was not another's by then.
         let states = timeout(QUICK, list(&mut connection)).await.map_err(|_| late("List", QUICK))??;
         let (calls, queue) = mpsc::unbounded_channel();
         let (end, ended) = watch::channel(false);
-        let actor = Actor { connection, process, queue, waiting: HashMap::new(), notify, end };
+        let (socket, id) = (socket.to_owned(), id.to_owned());
+        let actor = Actor { socket, id, connection, process, queue, waiting: HashMap::new(), notify, end };
         let keeper = Self { calls, ended };
         tokio::spawn(actor.run());
         keeper.call("cri.keeper_subscribe", Request::Subscribe).await?;
@@ -137,6 +137,11 @@ impl Keeper {
                 Err(_) => Err(late(name, limit)),
             }
         }
+    }
+
+    /// Whether the keeper's process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
     }
 
     /// Waits until the keeper's process has ended.
@@ -176,8 +181,15 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream, inbound: BytesMut::new(), outbound: BytesMut::new(), sequence: 0 }
+    /// Connects by way of a descriptor of the directory: a socket's address holds 108 bytes, its path may be longer.
+    async fn open(socket: &Path) -> io::Result<Self> {
+        let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let directory = std::fs::File::open(directory)?;
+        let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        let stream = UnixStream::connect(short).await?;
+        Ok(Self { stream, inbound: BytesMut::new(), outbound: BytesMut::new(), sequence: 0 })
     }
 
     /// Puts a request into the outbound buffer and gives its number.
@@ -263,14 +275,12 @@ impl Process {
 
     /// Takes the exit status if the process is a child of ours, so that no zombie stays.
     fn reap(&self) {
-        use std::os::fd::AsFd as _;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         // Not a child after a restart of the agent: its reaper is another then.
         let _ = rustix::process::waitid(WaitId::PidFd(self.0.get_ref().as_fd()), options);
     }
 
     fn kill(&self) {
-        use std::os::fd::AsFd as _;
         fault::point("cri.kill_keeper");
         // Gone already is what is wanted.
         let _ = rustix::process::pidfd_send_signal(self.0.get_ref().as_fd(), Signal::KILL);
@@ -279,6 +289,8 @@ impl Process {
 
 /// Owns the connection.
 struct Actor<F> {
+    socket: PathBuf,
+    id: String,
     connection: Connection,
     process: Process,
     queue: mpsc::UnboundedReceiver<Call>,
@@ -289,18 +301,43 @@ struct Actor<F> {
 
 impl<F: Fn(Notice) + Send + 'static> Actor<F> {
     async fn run(mut self) {
-        if self.serve().await {
-            return;
+        loop {
+            if self.serve().await {
+                return;
+            }
+            self.waiting.clear();
+            // A keeper that only dropped the connection takes the next one.
+            if !self.reconnect().await {
+                break;
+            }
         }
         // The connection failed or the process ended. A keeper that cannot be spoken to holds a pod that nobody rules:
         // it goes, and its pod with it.
-        self.waiting.clear();
         self.queue.close();
         self.process.kill();
         self.process.ended().await;
         self.process.reap();
         (self.notify)(Notice::Ended);
         self.end.send_replace(true);
+    }
+
+    /// Connects anew to a keeper that lives; exits that were missed come with the subscription.
+    async fn reconnect(&mut self) -> bool {
+        let connect = async {
+            let mut connection = Connection::open(&self.socket).await.ok()?;
+            hello(&mut connection, &self.id).await.ok()?;
+            connection.push(Request::Subscribe).ok()?;
+            Some(connection)
+        };
+        let connected = tokio::select! {
+            biased;
+            () = self.process.ended() => None,
+            connected = timeout(QUICK, connect) => connected.ok().flatten(),
+        };
+        let Some(connection) = connected else { return false };
+        tracing::warn!(sandbox = self.id, "keeper dropped the connection, connected again");
+        self.connection = connection;
+        true
     }
 
     /// Serves until the keeper is lost (`false`) or nobody holds the handle any more (`true`).

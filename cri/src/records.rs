@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::images::Digest;
 use crate::state;
 
 /// Shape of the bodies in this module.
@@ -27,7 +28,9 @@ pub(crate) enum Phase {
     Creating,
     /// Made, network and all.
     Ready,
-    /// Stopped, or its keeper died.
+    /// Its keeper died; what it held is not released yet.
+    Lost,
+    /// Stopped and released.
     Stopped,
 }
 
@@ -56,10 +59,14 @@ pub(crate) struct ContainerRecord {
     pub(crate) created_at: i64,
     /// Id of the image: digest of its configuration.
     pub(crate) image_id: String,
+    /// Chain ids of the layers it stands on, lowest first.
+    pub(crate) layers: Vec<Digest>,
     /// What the interface calls `image_ref`.
     pub(crate) image_ref: String,
     /// Its cgroup below the root of cgroups.
     pub(crate) cgroup: String,
+    /// Absolute path of its log; empty if its output is thrown away.
+    pub(crate) log_path: String,
     /// Asks it to end.
     pub(crate) stop_signal: i32,
     /// Who it runs as, where numbers say it: uid, gid, further groups.

@@ -53,15 +53,12 @@ impl Sandbox {
         self.state.send_replace(SandboxState { phase: Phase::Ready, ips, keeper: Some(keeper) });
     }
 
-    /// Says whether it was ready before.
-    pub(crate) fn stopped(&self) -> bool {
-        let mut changed = false;
+    /// Its keeper is gone; `phase` says what else is.
+    pub(crate) fn ended(&self, phase: Phase) {
         self.state.send_modify(|state| {
-            changed = state.phase == Phase::Ready;
-            state.phase = Phase::Stopped;
+            state.phase = phase;
             state.keeper = None;
         });
-        changed
     }
 }
 

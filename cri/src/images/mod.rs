@@ -99,6 +99,11 @@ impl Images {
         self.store.hold(holder, &image.layers);
     }
 
+    /// As [`Images::hold`], for a container that lived before this process did: the layers it was recorded with.
+    pub(crate) fn hold_layers(&self, holder: &str, chain_ids: Vec<Digest>) {
+        self.store.hold_layers(holder, chain_ids);
+    }
+
     /// The container `holder` is gone.
     pub(crate) fn release(&self, holder: &str) {
         self.store.release(holder);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::process::Child;
 
 use cni::{Attachment, Network};
 
@@ -16,22 +17,24 @@ const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_RESOLV_CONF: u64 = 10 << 20;
 
 /// Makes all of a sandbox: intent, files, keeper, network, and the record that says so. What an error leaves is undone
-/// by [`remove`].
+/// by [`release`] and [`forget`]; `process` is the keeper's then, to be waited for.
 pub(crate) fn make(
     setup: &Setup,
     record: &SandboxRecord,
     config: &Config,
     paths: &Paths,
+    process: &mut Option<Child>,
 ) -> Result<Vec<IpAddr>, Error> {
     let id = &record.id;
     state::mkdir("cri.make_sandbox_directory", &paths.container_records(id), 0o700).map_err(state_error)?;
     write_record("cri.write_sandbox_intent", record, paths)?;
     files(setup, id, paths)?;
     fault::point("cri.spawn_keeper");
-    let pid = runtime::client::spawn_keeper(&config.oci_binary, &setup.keeper)
+    let keeper = runtime::client::spawn_keeper(&config.oci_binary, &setup.keeper)
         .map_err(|error| Error::Keeper { sandbox: id.clone(), source: Box::new(error) })?;
     fault::point("cri.keeper_spawned");
-    let ips = if setup.own_network { network(id, pid, &config.network, paths)? } else { Vec::new() };
+    *process = Some(keeper.child);
+    let ips = if setup.own_network { network(id, keeper.pid, &config.network, paths)? } else { Vec::new() };
     let ready = SandboxRecord { phase: Phase::Ready, ips: ips.clone(), ..record.clone() };
     write_record("cri.write_sandbox_ready", &ready, paths)?;
     Ok(ips)

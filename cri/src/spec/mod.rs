@@ -45,6 +45,15 @@ pub(crate) struct Host {
     pub(crate) capabilities: HashSet<Capability>,
 }
 
+/// A device of the host that a container may use.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Device {
+    /// Its node, at the path it has inside.
+    pub(crate) node: LinuxDevice,
+    /// Letters of `rwm`.
+    pub(crate) access: String,
+}
+
 /// A container in the words of the OCI, and what those words cannot say.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Generated {
@@ -64,7 +73,7 @@ pub(crate) fn generate(
     image: Option<&ImageConfig>,
     sandbox: &Sandbox,
     host: &Host,
-    devices: Vec<LinuxDevice>,
+    devices: &[Device],
     target: Option<u32>,
 ) -> Result<Generated, Error> {
     let none = LinuxContainerSecurityContext::default();
@@ -122,15 +131,15 @@ fn linux_part(
     config: &ContainerConfig,
     security: &LinuxContainerSecurityContext,
     sandbox: &Sandbox,
-    devices: Vec<LinuxDevice>,
+    devices: &[Device],
     target: Option<u32>,
 ) -> Result<Linux, Error> {
     let resources = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let hidden = |paths: &[String]| if security.privileged { Vec::new() } else { paths.to_vec() };
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(security, target)?)
-        .devices(devices)
-        .resources(resources::of(resources))
+        .devices(devices.iter().map(|device| device.node.clone()).collect::<Vec<_>>())
+        .resources(resources::of(resources, devices, security.privileged))
         .cgroups_path(format!("{}/{id}", sandbox.cgroup_parent))
         .masked_paths(hidden(&security.masked_paths))
         .readonly_paths(hidden(&security.readonly_paths))

@@ -3,14 +3,20 @@
 use std::collections::HashMap;
 
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
+    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
 };
 use proto::cri::LinuxContainerResources;
 
-/// The limits; 0 and empty mean unset, as in the interface.
-pub(crate) fn of(resources: Option<&LinuxContainerResources>) -> LinuxResources {
+use super::Device;
+
+/// The limits; 0 and empty mean unset, as in the interface. A privileged container may use every device.
+pub(crate) fn of(
+    resources: Option<&LinuxContainerResources>,
+    devices: &[Device],
+    privileged: bool,
+) -> LinuxResources {
     let mut result = LinuxResourcesBuilder::default().build().expect("every field has a default");
-    result.set_devices(None);
+    result.set_devices((!privileged).then(|| device_rules(devices)));
     let Some(asked) = resources else { return result };
     let mut cpu = LinuxCpuBuilder::default().build().expect("every field has a default");
     cpu.set_shares(u64::try_from(asked.cpu_shares).ok().filter(|&shares| shares > 0))
@@ -38,4 +44,21 @@ pub(crate) fn of(resources: Option<&LinuxContainerResources>) -> LinuxResources 
         result.set_unified(Some(asked.unified.clone().into_iter().collect::<HashMap<_, _>>()));
     }
     result
+}
+
+/// Nothing but what every container has (the runtime adds that), and what the pod asks for.
+fn device_rules(devices: &[Device]) -> Vec<LinuxDeviceCgroup> {
+    let everything = LinuxDeviceCgroupBuilder::default().allow(false).typ(LinuxDeviceType::A).access("rwm");
+    let asked = devices.iter().map(|device| {
+        LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(device.node.typ())
+            .major(device.node.major())
+            .minor(device.node.minor())
+            .access(device.access.clone())
+    });
+    std::iter::once(everything)
+        .chain(asked)
+        .map(|rule| rule.build().expect("every field has a default"))
+        .collect()
 }

@@ -13,7 +13,10 @@ use crate::state;
 impl Store {
     /// The container `holder` stands on the layers of `image`: they stay while it does.
     pub(crate) fn hold(&self, holder: &str, layers: &[Layer]) {
-        let chain_ids = layers.iter().map(|layer| layer.chain_id).collect();
+        self.hold_layers(holder, layers.iter().map(|layer| layer.chain_id).collect());
+    }
+
+    pub(crate) fn hold_layers(&self, holder: &str, chain_ids: Vec<Digest>) {
         self.lock().held.insert(holder.to_owned(), chain_ids);
     }
 
