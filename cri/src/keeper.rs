@@ -265,6 +265,7 @@ impl Process {
     fn open(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
         let process = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd, never swapped, is what that asks for")]
         AsyncFd::with_interest(process, Interest::READABLE).map(Self)
     }
 

@@ -101,10 +101,6 @@ impl Container {
         self.state.borrow().clone()
     }
 
-    pub(crate) fn has_exited(&self) -> bool {
-        matches!(*self.state.borrow(), ContainerState::Exited(_))
-    }
-
     /// From created to starting: gives the plan, once.
     pub(crate) fn starting(&self) -> Option<Arc<ContainerPlan>> {
         let mut plan = None;

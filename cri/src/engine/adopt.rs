@@ -12,7 +12,7 @@ use crate::container::outcome;
 use crate::paths::is_id;
 use crate::records::{self, ContainerRecord, Phase, Record, SandboxRecord};
 use crate::store::{Container, ContainerState, Sandbox};
-use crate::{Error, container, sandbox, state};
+use crate::{Error, sandbox, state};
 
 /// Keepers that are spoken to at a time.
 const AT_A_TIME: usize = 64;

@@ -11,7 +11,7 @@ fn a_layer_goes_whole_and_nothing_outside_of_it() {
     std::fs::write(canary.join("file"), "whole").unwrap();
     // Deeper than PATH_MAX and than the descriptors of a process.
     std::fs::create_dir_all(layer.join("upper")).unwrap();
-    let mut at = open_directory(rustix::fs::CWD, &layer.join("upper")).unwrap();
+    let mut at = open_directory(rustix::fs::CWD, layer.join("upper")).unwrap();
     for _ in 0..3000 {
         rustix::fs::mkdirat(&at, "deep", Mode::from_raw_mode(0o700)).unwrap();
         rustix::fs::symlinkat("/nowhere", &at, "link").unwrap();
@@ -21,7 +21,7 @@ fn a_layer_goes_whole_and_nothing_outside_of_it() {
     std::os::unix::fs::symlink(&canary, layer.join("upper/out")).unwrap();
     std::os::unix::fs::symlink("..", layer.join("upper/up")).unwrap();
     std::fs::create_dir_all(layer.join("work/work")).unwrap();
-    std::fs::set_permissions(layer.join("work/work"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(layer.join("work/work"), std::fs::Permissions::from_mode(0o000)).unwrap();
     std::fs::create_dir_all(layer.join(".removed-0/x")).unwrap();
 
     remove_layer("test", &layer).unwrap();

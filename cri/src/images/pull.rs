@@ -160,9 +160,11 @@ impl Puller {
     }
 
     async fn fetch_layers(&self, session: &Session, content: &Manifest, layers: &[Layer]) -> Result<()> {
-        let work = content.layers.iter().zip(layers).map(|(blob, layer)| async move {
-            self.fetch(session, blob).await?;
-            self.unpack(blob, layer).await
+        // Owned pairs: a stream of borrowed ones cannot be sent to another thread (rust-lang/rust#110338).
+        let pairs = content.layers.clone().into_iter().zip(layers.to_vec());
+        let work = pairs.map(|(blob, layer)| async move {
+            self.fetch(session, &blob).await?;
+            self.unpack(&blob, &layer).await
         });
         let mut work = futures::stream::iter(work).buffer_unordered(PARALLEL_BLOBS);
         while let Some(result) = work.next().await {

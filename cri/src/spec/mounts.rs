@@ -14,17 +14,18 @@ pub(crate) fn of(config: &ContainerConfig, sandbox: &Sandbox) -> Result<Vec<Moun
     let privileged = security.is_some_and(|security| security.privileged);
     let readonly_root = security.is_some_and(|security| security.readonly_rootfs);
     let asked = config.mounts.iter().map(asked).collect::<Result<Vec<_>, _>>()?;
-    let taken = |path: &str| asked.iter().any(|mount| mount.destination() == Path::new(path));
+    let taken = |path: &Path| asked.iter().any(|mount| mount.destination() == path);
+    let own_dev = taken(Path::new("/dev"));
     let mut mounts = file_systems(privileged);
     // What the pod mounts itself is its own; a `/dev` of its own brings what is below it.
-    let own_dev = taken("/dev");
     mounts.retain(|mount| {
         let path = mount.destination();
-        !asked.iter().any(|asked| asked.destination() == path) && !(own_dev && path.starts_with("/dev"))
+        let replaced = taken(path) || (own_dev && path.starts_with("/dev"));
+        !replaced
     });
     let mut rest: Vec<Mount> = sandbox_files(sandbox, readonly_root)
         .into_iter()
-        .filter(|mount| !asked.iter().any(|asked| asked.destination() == mount.destination()))
+        .filter(|mount| !taken(mount.destination()))
         .collect();
     rest.extend(asked);
     rest.sort_by_key(|mount| mount.destination().components().count());
