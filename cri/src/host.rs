@@ -24,8 +24,13 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) fn write_shared_file(point: &str, path: &Path, text: &str) -> Result<(), Error> {
     fault::point(point);
     let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).custom_flags(libc_nofollow()).open(path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .custom_flags(libc_nofollow())
+            .open(path)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
         file.write_all(text.as_bytes())
     };
@@ -65,7 +70,9 @@ pub(crate) fn bind_network_namespace(point: &str, pid: u32, path: &Path) -> Resu
         .map_err(Error::io("make", path.display()))?;
     rustix::mount::mount_bind(format!("/proc/{pid}/ns/net"), path)
         .map_err(Error::io("pin network namespace at", path.display()))?;
-    File::open(path).map(OwnedFd::from).map_err(Error::io("open network namespace", path.display()))
+    File::open(path)
+        .map(OwnedFd::from)
+        .map_err(Error::io("open network namespace", path.display()))
 }
 
 /// Takes away every mount at `path`; none is success.
@@ -83,7 +90,11 @@ pub(crate) fn unmount(point: &str, path: &Path) -> Result<(), Error> {
 /// Kills every process below a cgroup; one that is not there is success.
 pub(crate) fn kill_cgroup(point: &str, path: &Path) -> Result<(), Error> {
     fault::point(point);
-    match OpenOptions::new().write(true).open(path.join("cgroup.kill")).and_then(|mut file| file.write_all(b"1")) {
+    match OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.kill"))
+        .and_then(|mut file| file.write_all(b"1"))
+    {
         // ENODEV: removed between open and write.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) => Ok(()),
         other => other.map_err(Error::io("kill processes of cgroup", path.display())),
@@ -138,7 +149,11 @@ fn wait_until_empty(path: &Path) -> Result<(), Error> {
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         if left.is_zero() {
             let (object, seconds) = (path.display().to_string(), EMPTY_WITHIN.as_secs());
-            return Err(Error::Timeout { operation: "processes of cgroup", object, seconds });
+            return Err(Error::Timeout {
+                operation: "processes of cgroup",
+                object,
+                seconds,
+            });
         }
         let timeout = Timespec::try_from(left).expect("seconds fit a timespec");
         let mut watched = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
@@ -190,7 +205,13 @@ fn empty(top: &OwnedFd, name: &OsString, next: &mut u64) -> Result<(), Errno> {
         loop {
             let moved = format!(".removed-{next}");
             *next += 1;
-            match rustix::fs::renameat_with(&directory, &child, top, moved, rustix::fs::RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(
+                &directory,
+                &child,
+                top,
+                moved,
+                rustix::fs::RenameFlags::NOREPLACE,
+            ) {
                 Ok(()) => break,
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use runtime::plan::PLAN_VERSION;
 use runtime::wire::{
-    ContainerState, DecodeError, Envelope, Event, Failure, Message, PROTOCOL_VERSION, Reply, Request, decode, encode,
+    ContainerState, DecodeError, Envelope, Event, Failure, Message, PROTOCOL_VERSION, Reply, Request, decode,
+    encode,
 };
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
@@ -102,16 +103,35 @@ impl Keeper {
         id: &str,
         notify: impl Fn(Notice) + Send + 'static,
     ) -> Result<(Self, Vec<ContainerState>), Error> {
-        let failed = |operation| move |source| Error::Socket { operation, socket: socket.to_owned(), source };
+        let failed = |operation| {
+            move |source| Error::Socket {
+                operation,
+                socket: socket.to_owned(),
+                source,
+            }
+        };
         let mut connection = Connection::open(socket).await.map_err(failed("connect to"))?;
-        let pid = timeout(QUICK, hello(&mut connection, id)).await.map_err(|_| late("Hello", QUICK))??;
+        let pid = timeout(QUICK, hello(&mut connection, id))
+            .await
+            .map_err(|_| late("Hello", QUICK))??;
         let process = Process::open(pid).map_err(failed("watch the process of"))?;
         // Answered after the process was opened, so the number was not another's by then.
-        let states = timeout(QUICK, list(&mut connection)).await.map_err(|_| late("List", QUICK))??;
+        let states = timeout(QUICK, list(&mut connection))
+            .await
+            .map_err(|_| late("List", QUICK))??;
         let (calls, queue) = mpsc::unbounded_channel();
         let (end, ended) = watch::channel(false);
         let (socket, id) = (socket.to_owned(), id.to_owned());
-        let actor = Actor { socket, id, connection, process, queue, waiting: HashMap::new(), notify, end };
+        let actor = Actor {
+            socket,
+            id,
+            connection,
+            process,
+            queue,
+            waiting: HashMap::new(),
+            notify,
+            end,
+        };
         let keeper = Self { calls, ended };
         tokio::spawn(actor.run());
         keeper.call("cri.keeper_subscribe", Request::Subscribe).await?;
@@ -153,7 +173,10 @@ impl Keeper {
 }
 
 fn late(request: &'static str, limit: Duration) -> Error {
-    Error::Timeout { request, seconds: limit.as_secs() }
+    Error::Timeout {
+        request,
+        seconds: limit.as_secs(),
+    }
 }
 
 fn kind(request: &Request) -> (&'static str, Duration) {
@@ -167,7 +190,10 @@ fn kind(request: &Request) -> (&'static str, Duration) {
         Request::ReopenLog { .. } => ("ReopenLog", QUICK),
         Request::List => ("List", QUICK),
         Request::Shutdown => ("Shutdown", SLOW),
-        #[allow(unreachable_patterns, reason = "the wire may grow requests that the engine does not send")]
+        #[allow(
+            unreachable_patterns,
+            reason = "the wire may grow requests that the engine does not send"
+        )]
         _ => ("request", SLOW),
     }
 }
@@ -187,15 +213,26 @@ impl Connection {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let directory = std::fs::File::open(directory)?;
-        let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        let short = Path::new("/proc/self/fd")
+            .join(directory.as_raw_fd().to_string())
+            .join(name);
         let stream = UnixStream::connect(short).await?;
-        Ok(Self { stream, inbound: BytesMut::new(), outbound: BytesMut::new(), sequence: 0 })
+        Ok(Self {
+            stream,
+            inbound: BytesMut::new(),
+            outbound: BytesMut::new(),
+            sequence: 0,
+        })
     }
 
     /// Puts a request into the outbound buffer and gives its number.
     fn push(&mut self, body: Request) -> Result<u32, Error> {
         self.sequence = self.sequence.wrapping_add(1);
-        let frame = encode(&Envelope { sequence: self.sequence, body }).map_err(Error::Request)?;
+        let frame = encode(&Envelope {
+            sequence: self.sequence,
+            body,
+        })
+        .map_err(Error::Request)?;
         self.outbound.extend_from_slice(&frame);
         Ok(self.sequence)
     }
@@ -240,12 +277,17 @@ impl Connection {
 }
 
 async fn hello(connection: &mut Connection, id: &str) -> Result<u32, Error> {
-    let hello = Request::Hello { protocol: PROTOCOL_VERSION, plan: PLAN_VERSION };
+    let hello = Request::Hello {
+        protocol: PROTOCOL_VERSION,
+        plan: PLAN_VERSION,
+    };
     match connection.ask(hello).await? {
         Reply::Hello { protocol, plan, .. } if (protocol, plan) != (PROTOCOL_VERSION, PLAN_VERSION) => {
             Err(Error::Version { protocol, plan })
         }
-        Reply::Hello { sandbox, .. } if sandbox != id => Err(Error::Garbled(format!("as keeper of {sandbox}"))),
+        Reply::Hello { sandbox, .. } if sandbox != id => {
+            Err(Error::Garbled(format!("as keeper of {sandbox}")))
+        }
         Reply::Hello { pid, .. } => Ok(pid),
         other => Err(Error::Garbled(format!("{other:?} to Hello"))),
     }
@@ -263,9 +305,15 @@ struct Process(AsyncFd<OwnedFd>);
 
 impl Process {
     fn open(pid: u32) -> io::Result<Self> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(io::ErrorKind::InvalidData)?;
         let process = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd, never swapped, is what that asks for")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an OwnedFd, never swapped, is what that asks for"
+        )]
         AsyncFd::with_interest(process, Interest::READABLE).map(Self)
     }
 
@@ -336,7 +384,10 @@ impl<F: Fn(Notice) + Send + 'static> Actor<F> {
             connected = timeout(QUICK, connect) => connected.ok().flatten(),
         };
         let Some(connection) = connected else { return false };
-        tracing::warn!(sandbox = self.id, "keeper dropped the connection, connected again");
+        tracing::warn!(
+            sandbox = self.id,
+            "keeper dropped the connection, connected again"
+        );
         self.connection = connection;
         true
     }

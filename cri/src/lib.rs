@@ -14,7 +14,11 @@ mod engine;
 mod error;
 mod fault;
 mod host;
-#[allow(dead_code, unused_imports, reason = "the image service has more than the engine calls today")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the image service has more than the engine calls today"
+)]
 mod images;
 mod keeper;
 mod paths;

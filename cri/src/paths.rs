@@ -6,7 +6,10 @@ use crate::Config;
 
 /// Whether `id` may be part of a path: `[a-z0-9]{1,64}`, as all ids that we make.
 pub(crate) fn is_id(id: &str) -> bool {
-    (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 /// The places of the engine's files.

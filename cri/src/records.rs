@@ -136,7 +136,11 @@ struct Header {
 /// The record as text.
 pub(crate) fn encode<T: Record>(record: &T) -> Vec<u8> {
     let body = serde_json::to_string(record).expect("strings, numbers and lists are always JSON");
-    let header = Header { format: T::FORMAT.to_owned(), version: VERSION, sha256: digest(body.as_bytes()) };
+    let header = Header {
+        format: T::FORMAT.to_owned(),
+        version: VERSION,
+        sha256: digest(body.as_bytes()),
+    };
     let header = serde_json::to_string(&header).expect("strings, numbers and lists are always JSON");
     format!("{header}\n{body}\n").into_bytes()
 }
@@ -148,7 +152,10 @@ pub(crate) fn decode<T: Record>(text: &[u8]) -> Result<T, Error> {
     let body = rest.strip_suffix('\n').ok_or(Error::Damaged("cut short"))?;
     let header: Header = serde_json::from_str(header).map_err(|_| Error::Damaged("no header"))?;
     if header.format != T::FORMAT || header.version != VERSION {
-        return Err(Error::Version { format: header.format, version: header.version });
+        return Err(Error::Version {
+            format: header.format,
+            version: header.version,
+        });
     }
     if header.sha256 != digest(body.as_bytes()) {
         return Err(Error::Damaged("checksum does not match"));
@@ -163,15 +170,19 @@ pub(crate) fn store<T: Record>(point: &str, path: &Path, record: &T) -> Result<(
 
 /// Reads the record at `path`; none if there is no such file.
 pub(crate) fn load<T: Record>(path: &Path) -> Result<Option<T>, Error> {
-    state::read_record(path, MAX_BYTES)?.map(|text| decode(&text)).transpose()
+    state::read_record(path, MAX_BYTES)?
+        .map(|text| decode(&text))
+        .transpose()
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        use std::fmt::Write as _;
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Messages of the interface inside a record: protobuf in base64, so that no field is lost.
@@ -181,11 +192,16 @@ mod message {
     use prost::Message;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<M: Message, S: Serializer>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<M: Message, S: Serializer>(
+        message: &M,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(message.encode_to_vec()))
     }
 
-    pub(super) fn deserialize<'de, M: Message + Default, D: Deserializer<'de>>(deserializer: D) -> Result<M, D::Error> {
+    pub(super) fn deserialize<'de, M: Message + Default, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<M, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text).map_err(D::Error::custom)?;
         M::decode(bytes.as_slice()).map_err(D::Error::custom)

@@ -31,8 +31,16 @@ pub(crate) struct SandboxState {
 
 impl Sandbox {
     pub(crate) fn new(record: SandboxRecord) -> Arc<Self> {
-        let state = SandboxState { phase: record.phase, ips: record.ips.clone(), keeper: None };
-        Arc::new(Self { record, turn: tokio::sync::RwLock::default(), state: watch::Sender::new(state) })
+        let state = SandboxState {
+            phase: record.phase,
+            ips: record.ips.clone(),
+            keeper: None,
+        };
+        Arc::new(Self {
+            record,
+            turn: tokio::sync::RwLock::default(),
+            state: watch::Sender::new(state),
+        })
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -46,11 +54,19 @@ impl Sandbox {
     /// The record as it is now.
     pub(crate) fn current_record(&self) -> SandboxRecord {
         let state = self.state();
-        SandboxRecord { phase: state.phase, ips: state.ips, ..self.record.clone() }
+        SandboxRecord {
+            phase: state.phase,
+            ips: state.ips,
+            ..self.record.clone()
+        }
     }
 
     pub(crate) fn ready(&self, ips: Vec<IpAddr>, keeper: Arc<Keeper>) {
-        self.state.send_replace(SandboxState { phase: Phase::Ready, ips, keeper: Some(keeper) });
+        self.state.send_replace(SandboxState {
+            phase: Phase::Ready,
+            ips,
+            keeper: Some(keeper),
+        });
     }
 
     /// Its keeper is gone; `phase` says what else is.
@@ -90,7 +106,11 @@ pub(crate) enum ContainerState {
 
 impl Container {
     pub(crate) fn new(record: ContainerRecord, state: ContainerState) -> Arc<Self> {
-        Arc::new(Self { record, turn: tokio::sync::Mutex::default(), state: watch::Sender::new(state) })
+        Arc::new(Self {
+            record,
+            turn: tokio::sync::Mutex::default(),
+            state: watch::Sender::new(state),
+        })
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -104,16 +124,17 @@ impl Container {
     /// From created to starting: gives the plan, once.
     pub(crate) fn starting(&self) -> Option<Arc<ContainerPlan>> {
         let mut plan = None;
-        self.state.send_if_modified(|state| match std::mem::replace(state, ContainerState::Starting) {
-            ContainerState::Created(made) => {
-                plan = Some(made);
-                true
-            }
-            other => {
-                *state = other;
-                false
-            }
-        });
+        self.state
+            .send_if_modified(|state| match std::mem::replace(state, ContainerState::Starting) {
+                ContainerState::Created(made) => {
+                    plan = Some(made);
+                    true
+                }
+                other => {
+                    *state = other;
+                    false
+                }
+            });
         plan
     }
 
@@ -142,7 +163,11 @@ impl Container {
     /// Waits until it has ended.
     pub(crate) async fn ended(&self) {
         // The sender lives in `self`, so there is no error.
-        let _ = self.state.subscribe().wait_for(|state| matches!(state, ContainerState::Exited(_))).await;
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| matches!(state, ContainerState::Exited(_)))
+            .await;
     }
 }
 
@@ -170,24 +195,49 @@ impl Store {
     }
 
     pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
-        self.tables.read().expect(POISONED).sandboxes.values().cloned().collect()
+        self.tables
+            .read()
+            .expect(POISONED)
+            .sandboxes
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
-        self.tables.read().expect(POISONED).containers.values().cloned().collect()
+        self.tables
+            .read()
+            .expect(POISONED)
+            .containers
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
         let tables = self.tables.read().expect(POISONED);
-        tables.containers.values().filter(|container| container.record.sandbox == sandbox).cloned().collect()
+        tables
+            .containers
+            .values()
+            .filter(|container| container.record.sandbox == sandbox)
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn add_sandbox(&self, sandbox: Arc<Sandbox>) {
-        self.tables.write().expect(POISONED).sandboxes.insert(sandbox.id().to_owned(), sandbox);
+        self.tables
+            .write()
+            .expect(POISONED)
+            .sandboxes
+            .insert(sandbox.id().to_owned(), sandbox);
     }
 
     pub(crate) fn add_container(&self, container: Arc<Container>) {
-        self.tables.write().expect(POISONED).containers.insert(container.id().to_owned(), container);
+        self.tables
+            .write()
+            .expect(POISONED)
+            .containers
+            .insert(container.id().to_owned(), container);
     }
 
     pub(crate) fn remove_sandbox(&self, id: &str) {

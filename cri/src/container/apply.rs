@@ -39,31 +39,57 @@ pub(crate) fn remove(record: &ContainerRecord, paths: &Paths) -> Result<(), Erro
     host::kill_cgroup("cri.kill_removed_cgroup", &cgroup)?;
     host::remove_cgroup("cri.remove_removed_cgroup", &cgroup)?;
     host::remove_layer("cri.remove_writable_layer", &paths.writable_layer(&record.id))?;
-    state::remove("cri.remove_exit_record", &paths.exit_record(&record.sandbox, &record.id)).map_err(state_error)?;
-    state::remove("cri.remove_container_record", &paths.container_record(&record.sandbox, &record.id))
-        .map_err(state_error)
+    state::remove(
+        "cri.remove_exit_record",
+        &paths.exit_record(&record.sandbox, &record.id),
+    )
+    .map_err(state_error)?;
+    state::remove(
+        "cri.remove_container_record",
+        &paths.container_record(&record.sandbox, &record.id),
+    )
+    .map_err(state_error)
 }
 
 /// Writes the record of a container.
 pub(crate) fn write_record(point: &str, record: &ContainerRecord, paths: &Paths) -> Result<(), Error> {
-    records::store(point, &paths.container_record(&record.sandbox, &record.id), record).map_err(state_error)
+    records::store(
+        point,
+        &paths.container_record(&record.sandbox, &record.id),
+        record,
+    )
+    .map_err(state_error)
 }
 
 /// The host's devices that a container asks for; all of them if it is privileged.
 pub(crate) fn devices(config: &ContainerConfig) -> Result<Vec<Device>, Error> {
     let mut devices = Vec::new();
-    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let security = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
     if security.is_some_and(|security| security.privileged) {
         collect(Path::new("/dev"), Path::new("/dev"), "rwm", &mut devices)?;
     }
     for device in &config.devices {
         let (host, inside) = (Path::new(&device.host_path), Path::new(&device.container_path));
-        let inside = if device.container_path.is_empty() { host } else { inside };
-        let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+        let inside = if device.container_path.is_empty() {
+            host
+        } else {
+            inside
+        };
+        let access = if device.permissions.is_empty() {
+            "rwm"
+        } else {
+            &device.permissions
+        };
         let before = devices.len();
         collect(host, inside, access, &mut devices)?;
         if devices.len() == before {
-            return Err(Error::invalid("config.devices", format!("{} is not a device", host.display())));
+            return Err(Error::invalid(
+                "config.devices",
+                format!("{} is not a device", host.display()),
+            ));
         }
     }
     Ok(devices)
@@ -115,5 +141,8 @@ fn device(metadata: &std::fs::Metadata, inside: &Path, access: &str) -> Option<D
         .gid(metadata.gid())
         .build()
         .expect("every field has a default");
-    Some(Device { node, access: access.to_owned() })
+    Some(Device {
+        node,
+        access: access.to_owned(),
+    })
 }

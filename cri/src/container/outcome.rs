@@ -12,7 +12,10 @@ const NOT_STARTED: i32 = 128;
 /// From what the keeper saw.
 pub(crate) fn of(exit: &Exit) -> Outcome {
     if exit.started_at == 0 {
-        return not_started(String::from("the container ended before its program ran"), exit.finished_at);
+        return not_started(
+            String::from("the container ended before its program ran"),
+            exit.finished_at,
+        );
     }
     let reason = match exit {
         Exit { oom_killed: true, .. } => "OOMKilled",
@@ -30,7 +33,13 @@ pub(crate) fn of(exit: &Exit) -> Outcome {
 
 /// Of a container whose program did not start.
 pub(crate) fn not_started(message: String, now: i64) -> Outcome {
-    Outcome { exit_code: NOT_STARTED, reason: "StartError".to_owned(), message, started_at: 0, finished_at: now }
+    Outcome {
+        exit_code: NOT_STARTED,
+        reason: "StartError".to_owned(),
+        message,
+        started_at: 0,
+        finished_at: now,
+    }
 }
 
 /// Of a container whose keeper died before it could say.

@@ -48,8 +48,19 @@ pub(crate) struct Input<'a> {
 /// Plans a container.
 pub(crate) fn plan(input: &Input<'_>) -> Result<Planned, Error> {
     let facts = sandbox::plan::facts(input.sandbox_id, input.sandbox, input.paths, input.host_name);
-    let Generated { spec, user, stop_signal } =
-        spec::generate(input.id, input.config, input.image, &facts, input.host, input.devices, input.target)?;
+    let Generated {
+        spec,
+        user,
+        stop_signal,
+    } = spec::generate(
+        input.id,
+        input.config,
+        input.image,
+        &facts,
+        input.host,
+        input.devices,
+        input.target,
+    )?;
     let cgroup = format!("{}/{}", facts.cgroup_parent, input.id);
     let log_path = log_path(&input.sandbox.log_directory, &input.config.log_path)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -72,9 +83,22 @@ pub(crate) fn plan(input: &Input<'_>) -> Result<Planned, Error> {
         cgroup_path: text(&input.paths.cgroup(&cgroup)),
         user: Some(user),
     };
-    let plan = compile::container(&spec, extras).map_err(|error| Error::invalid("config", error.to_string()))?;
-    let bind_sources = input.config.mounts.iter().map(|mount| PathBuf::from(&mount.host_path)).collect();
-    Ok(Planned { plan, cgroup, stop_signal, log_path, bind_sources, user: known_user })
+    let plan =
+        compile::container(&spec, extras).map_err(|error| Error::invalid("config", error.to_string()))?;
+    let bind_sources = input
+        .config
+        .mounts
+        .iter()
+        .map(|mount| PathBuf::from(&mount.host_path))
+        .collect();
+    Ok(Planned {
+        plan,
+        cgroup,
+        stop_signal,
+        log_path,
+        bind_sources,
+        user: known_user,
+    })
 }
 
 /// Where the log goes: a path below the sandbox's directory.
@@ -82,10 +106,19 @@ fn log_path(directory: &str, path: &str) -> Result<String, Error> {
     if directory.is_empty() || path.is_empty() {
         return Ok(String::new());
     }
-    let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
-    if !directory.starts_with('/') || path.starts_with('/') || !plain(Path::new(directory)) || !plain(Path::new(path))
+    let plain = |path: &Path| {
+        path.components()
+            .all(|c| matches!(c, Component::Normal(_) | Component::RootDir))
+    };
+    if !directory.starts_with('/')
+        || path.starts_with('/')
+        || !plain(Path::new(directory))
+        || !plain(Path::new(path))
     {
-        return Err(Error::invalid("config.log_path", format!("{path:?} is not a path below {directory:?}")));
+        return Err(Error::invalid(
+            "config.log_path",
+            format!("{path:?} is not a path below {directory:?}"),
+        ));
     }
     Ok(Path::new(directory).join(path).to_string_lossy().into_owned())
 }

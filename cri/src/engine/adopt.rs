@@ -28,9 +28,22 @@ pub(super) async fn adopt(core: &Arc<Core>) -> Result<(), Error> {
     let reader = Arc::clone(core);
     let found = blocking("read records", move || read_records(&reader)).await?;
     let adoptions = found.into_iter().map(|found| adopt_sandbox(core, found));
-    futures::stream::iter(adoptions).buffer_unordered(AT_A_TIME).for_each(|()| async {}).await;
-    let live: BTreeSet<String> = core.store.sandboxes().iter().map(|sandbox| sandbox.id().to_owned()).collect();
-    let containers: BTreeSet<String> = core.store.containers().iter().map(|c| c.id().to_owned()).collect();
+    futures::stream::iter(adoptions)
+        .buffer_unordered(AT_A_TIME)
+        .for_each(|()| async {})
+        .await;
+    let live: BTreeSet<String> = core
+        .store
+        .sandboxes()
+        .iter()
+        .map(|sandbox| sandbox.id().to_owned())
+        .collect();
+    let containers: BTreeSet<String> = core
+        .store
+        .containers()
+        .iter()
+        .map(|c| c.id().to_owned())
+        .collect();
     let collector = Arc::clone(core);
     blocking("collect leftovers", move || {
         leftovers::collect(&collector, &live, &containers);
@@ -47,7 +60,9 @@ pub(super) async fn adopt(core: &Arc<Core>) -> Result<(), Error> {
 fn read_records(core: &Core) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     for id in ids(&core.paths.sandboxes(), "")? {
-        let Some(sandbox) = read::<SandboxRecord>(core, &core.paths.sandbox_record(&id)) else { continue };
+        let Some(sandbox) = read::<SandboxRecord>(core, &core.paths.sandbox_record(&id)) else {
+            continue;
+        };
         if sandbox.id != id {
             continue;
         }
@@ -67,7 +82,12 @@ fn read<T: Record>(core: &Core, path: &Path) -> Option<T> {
         Ok(record) => record,
         Err(error) => {
             tracing::error!(record = %path.display(), %error, "record put aside");
-            let name = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>();
+            let name = path
+                .components()
+                .rev()
+                .take(2)
+                .map(|c| c.as_os_str().to_string_lossy())
+                .collect::<Vec<_>>();
             let aside = core.paths.quarantine().join(name.join("-"));
             let moved = state::mkdir("cri.make_quarantine", &core.paths.quarantine(), 0o700)
                 .and_then(|()| state::rename("cri.quarantine_record", path, &aside));
@@ -86,7 +106,9 @@ pub(super) fn ids(directory: &Path, suffix: &str) -> Result<Vec<String>, Error> 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::io("list", directory.display())(error)),
     };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     let ids = names.filter_map(|name| name.strip_suffix(suffix).map(str::to_owned));
     Ok(ids.filter(|id| is_id(id)).collect())
 }
@@ -166,7 +188,10 @@ async fn adopt_container(
     keeper: &crate::keeper::Keeper,
     state: KeeperState,
 ) {
-    let known = core.store.container(&state.id).filter(|container| container.record.sandbox == sandbox.id());
+    let known = core
+        .store
+        .container(&state.id)
+        .filter(|container| container.record.sandbox == sandbox.id());
     let started = match (&known, state.status) {
         (Some(container), Status::Running { started_at }) => {
             container.running(started_at);
@@ -180,7 +205,12 @@ async fn adopt_container(
         (_, Status::Created) | (None, _) => false,
     };
     if !started {
-        let removed = keeper.call("cri.keeper_remove_leftover", Request::Remove { id: state.id.clone() }).await;
+        let removed = keeper
+            .call(
+                "cri.keeper_remove_leftover",
+                Request::Remove { id: state.id.clone() },
+            )
+            .await;
         if let Err(error) = removed {
             tracing::error!(container = state.id, %error, "keeper does not forget a leftover");
         }

@@ -51,7 +51,9 @@ fn each(directory: &Path, known: &BTreeSet<String>, remove: impl Fn(&str) -> Res
 fn orphan_cgroups(core: &Core, sandbox: &str) -> Vec<String> {
     let containers = ids(&core.paths.container_records(sandbox), ".json").unwrap_or_default();
     let records = containers.iter().filter_map(|id| {
-        crate::records::load::<crate::records::ContainerRecord>(&core.paths.container_record(sandbox, id)).ok().flatten()
+        crate::records::load::<crate::records::ContainerRecord>(&core.paths.container_record(sandbox, id))
+            .ok()
+            .flatten()
     });
     records.map(|record| record.cgroup).collect()
 }

@@ -21,11 +21,11 @@ use proto::cri::{
     CreateContainerResponse, ListContainersRequest, ListContainersResponse, ListPodSandboxRequest,
     ListPodSandboxResponse, PodSandboxStatusRequest, PodSandboxStatusResponse, RemoveContainerRequest,
     RemoveContainerResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, ReopenContainerLogRequest,
-    ReopenContainerLogResponse, RunPodSandboxRequest, RunPodSandboxResponse, RuntimeCondition, RuntimeFeatures,
-    RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StartContainerRequest, StartContainerResponse,
-    StatusRequest, StatusResponse, StopContainerRequest, StopContainerResponse, StopPodSandboxRequest,
-    StopPodSandboxResponse, UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, VersionRequest,
-    VersionResponse,
+    ReopenContainerLogResponse, RunPodSandboxRequest, RunPodSandboxResponse, RuntimeCondition,
+    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StartContainerRequest,
+    StartContainerResponse, StatusRequest, StatusResponse, StopContainerRequest, StopContainerResponse,
+    StopPodSandboxRequest, StopPodSandboxResponse, UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse,
+    VersionRequest, VersionResponse,
 };
 use tokio::sync::broadcast;
 
@@ -83,8 +83,13 @@ impl Engine {
     ///
     /// # Errors
     /// Bad configuration, no keeper, no network.
-    pub async fn run_pod_sandbox(&self, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse, Error> {
-        let pod_sandbox_id = self.detached("run sandbox", |core| core.run_sandbox(request)).await?;
+    pub async fn run_pod_sandbox(
+        &self,
+        request: RunPodSandboxRequest,
+    ) -> Result<RunPodSandboxResponse, Error> {
+        let pod_sandbox_id = self
+            .detached("run sandbox", |core| core.run_sandbox(request))
+            .await?;
         Ok(RunPodSandboxResponse { pod_sandbox_id })
     }
 
@@ -92,8 +97,12 @@ impl Engine {
     ///
     /// # Errors
     /// Something of it does not go; to be called again.
-    pub async fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Error> {
-        self.detached("stop sandbox", |core| core.stop_sandbox(request.pod_sandbox_id)).await?;
+    pub async fn stop_pod_sandbox(
+        &self,
+        request: StopPodSandboxRequest,
+    ) -> Result<StopPodSandboxResponse, Error> {
+        self.detached("stop sandbox", |core| core.stop_sandbox(request.pod_sandbox_id))
+            .await?;
         Ok(StopPodSandboxResponse {})
     }
 
@@ -105,7 +114,10 @@ impl Engine {
         &self,
         request: RemovePodSandboxRequest,
     ) -> Result<RemovePodSandboxResponse, Error> {
-        self.detached("remove sandbox", |core| core.remove_sandbox(request.pod_sandbox_id)).await?;
+        self.detached("remove sandbox", |core| {
+            core.remove_sandbox(request.pod_sandbox_id)
+        })
+        .await?;
         Ok(RemovePodSandboxResponse {})
     }
 
@@ -124,7 +136,10 @@ impl Engine {
     ///
     /// # Errors
     /// None today.
-    pub async fn list_pod_sandbox(&self, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Error> {
+    pub async fn list_pod_sandbox(
+        &self,
+        request: ListPodSandboxRequest,
+    ) -> Result<ListPodSandboxResponse, Error> {
         Ok(self.core.list_sandboxes(&request.filter.unwrap_or_default()))
     }
 
@@ -132,8 +147,13 @@ impl Engine {
     ///
     /// # Errors
     /// Bad configuration, no such sandbox or image.
-    pub async fn create_container(&self, request: CreateContainerRequest) -> Result<CreateContainerResponse, Error> {
-        let container_id = self.detached("create container", |core| core.create_container(request)).await?;
+    pub async fn create_container(
+        &self,
+        request: CreateContainerRequest,
+    ) -> Result<CreateContainerResponse, Error> {
+        let container_id = self
+            .detached("create container", |core| core.create_container(request))
+            .await?;
         Ok(CreateContainerResponse { container_id })
     }
 
@@ -141,8 +161,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Start`] says why the program does not run; the container has exited then.
-    pub async fn start_container(&self, request: StartContainerRequest) -> Result<StartContainerResponse, Error> {
-        self.detached("start container", |core| core.start_container(request.container_id)).await?;
+    pub async fn start_container(
+        &self,
+        request: StartContainerRequest,
+    ) -> Result<StartContainerResponse, Error> {
+        self.detached("start container", |core| {
+            core.start_container(request.container_id)
+        })
+        .await?;
         Ok(StartContainerResponse {})
     }
 
@@ -150,9 +176,15 @@ impl Engine {
     ///
     /// # Errors
     /// It does not end.
-    pub async fn stop_container(&self, request: StopContainerRequest) -> Result<StopContainerResponse, Error> {
+    pub async fn stop_container(
+        &self,
+        request: StopContainerRequest,
+    ) -> Result<StopContainerResponse, Error> {
         let timeout = u64::try_from(request.timeout).unwrap_or_default();
-        self.detached("stop container", move |core| core.stop_container(request.container_id, timeout)).await?;
+        self.detached("stop container", move |core| {
+            core.stop_container(request.container_id, timeout)
+        })
+        .await?;
         Ok(StopContainerResponse {})
     }
 
@@ -160,8 +192,14 @@ impl Engine {
     ///
     /// # Errors
     /// Something of it does not go; to be called again.
-    pub async fn remove_container(&self, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Error> {
-        self.detached("remove container", |core| core.remove_container(request.container_id)).await?;
+    pub async fn remove_container(
+        &self,
+        request: RemoveContainerRequest,
+    ) -> Result<RemoveContainerResponse, Error> {
+        self.detached("remove container", |core| {
+            core.remove_container(request.container_id)
+        })
+        .await?;
         Ok(RemoveContainerResponse {})
     }
 
@@ -169,7 +207,10 @@ impl Engine {
     ///
     /// # Errors
     /// None today.
-    pub async fn list_containers(&self, request: ListContainersRequest) -> Result<ListContainersResponse, Error> {
+    pub async fn list_containers(
+        &self,
+        request: ListContainersRequest,
+    ) -> Result<ListContainersResponse, Error> {
         Ok(self.core.list_containers(&request.filter.unwrap_or_default()))
     }
 
@@ -177,7 +218,10 @@ impl Engine {
     ///
     /// # Errors
     /// Not found.
-    pub async fn container_status(&self, request: ContainerStatusRequest) -> Result<ContainerStatusResponse, Error> {
+    pub async fn container_status(
+        &self,
+        request: ContainerStatusRequest,
+    ) -> Result<ContainerStatusResponse, Error> {
         self.core.container_status(&request.container_id)
     }
 
@@ -189,7 +233,8 @@ impl Engine {
         &self,
         request: ReopenContainerLogRequest,
     ) -> Result<ReopenContainerLogResponse, Error> {
-        self.detached("reopen log", |core| core.reopen_log(request.container_id)).await?;
+        self.detached("reopen log", |core| core.reopen_log(request.container_id))
+            .await?;
         Ok(ReopenContainerLogResponse {})
     }
 
@@ -222,26 +267,44 @@ impl Engine {
         &self,
         request: UpdateRuntimeConfigRequest,
     ) -> Result<UpdateRuntimeConfigResponse, Error> {
-        let network = request.runtime_config.and_then(|config| config.network_config).unwrap_or_default();
+        let network = request
+            .runtime_config
+            .and_then(|config| config.network_config)
+            .unwrap_or_default();
         if network.pod_cidr.is_empty() {
             return Ok(UpdateRuntimeConfigResponse {});
         }
-        let cidrs = network.pod_cidr.split(',').map(|cidr| cidr.trim().parse::<IpNet>()).collect::<Result<Vec<_>, _>>();
+        let cidrs = network
+            .pod_cidr
+            .split(',')
+            .map(|cidr| cidr.trim().parse::<IpNet>())
+            .collect::<Result<Vec<_>, _>>();
         let cidrs = cidrs.map_err(|error| {
-            Error::invalid("network_config.pod_cidr", format!("{:?}: {error}", network.pod_cidr))
+            Error::invalid(
+                "network_config.pod_cidr",
+                format!("{:?}: {error}", network.pod_cidr),
+            )
         })?;
-        self.detached("set pod network", |core| core.set_pod_cidrs(cidrs)).await?;
+        self.detached("set pod network", |core| core.set_pod_cidrs(cidrs))
+            .await?;
         Ok(UpdateRuntimeConfigResponse {})
     }
 
     /// Runs a request to its end even if the caller stops waiting.
-    async fn detached<T, F>(&self, operation: &'static str, work: impl FnOnce(Arc<Core>) -> F) -> Result<T, Error>
+    async fn detached<T, F>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(Arc<Core>) -> F,
+    ) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let task = tokio::spawn(work(Arc::clone(&self.core)));
-        task.await.map_err(|error| Error::Internal { operation, reason: error.to_string() })?
+        task.await.map_err(|error| Error::Internal {
+            operation,
+            reason: error.to_string(),
+        })?
     }
 }
 
@@ -262,7 +325,9 @@ impl Core {
         let images = Images::open(&config.state_dir, registries).map_err(images::error)?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         Ok(Self {
-            host: spec::Host { capabilities: held_capabilities()? },
+            host: spec::Host {
+                capabilities: held_capabilities()?,
+            },
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             boot_id: boot_id()?,
             store: Store::default(),
@@ -281,7 +346,9 @@ impl Core {
         blocking("set pod network", move || {
             crate::fault::point("cri.set_pod_cidrs");
             let set = core.config.network.set_pod_cidrs(&cidrs);
-            let warnings = set.map_err(|error| Error::Unavailable { reason: format!("pod network: {error}") })?;
+            let warnings = set.map_err(|error| Error::Unavailable {
+                reason: format!("pod network: {error}"),
+            })?;
             for warning in warnings {
                 tracing::warn!(%warning, "pod network");
             }
@@ -307,13 +374,24 @@ impl Core {
         let network = "the node's pod address ranges are not known yet: network plugin is not ready";
         let conditions = vec![
             condition("RuntimeReady", true, "", ""),
-            condition("NetworkReady", self.network_is_ready(), "NetworkPluginNotReady", network),
+            condition(
+                "NetworkReady",
+                self.network_is_ready(),
+                "NetworkPluginNotReady",
+                network,
+            ),
         ];
-        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let features = RuntimeHandlerFeatures {
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        };
         StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info: Default::default(),
-            runtime_handlers: vec![RuntimeHandler { name: String::new(), features: Some(features) }],
+            runtime_handlers: vec![RuntimeHandler {
+                name: String::new(),
+                features: Some(features),
+            }],
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
@@ -328,7 +406,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let task = tokio::task::spawn_blocking(work);
-    task.await.map_err(|error| Error::Internal { operation, reason: error.to_string() })?
+    task.await.map_err(|error| Error::Internal {
+        operation,
+        reason: error.to_string(),
+    })?
 }
 
 /// Now, in nanoseconds since the epoch.
@@ -349,13 +430,17 @@ pub(crate) fn new_id() -> String {
 fn lock(paths: &Paths) -> Result<File, Error> {
     let path = paths.lock();
     crate::fault::point("cri.lock_engine");
-    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
     let file = file.map_err(Error::io("open", path.display()))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::Unavailable { reason: format!("another engine works here: it holds {}", path.display()) })
-        }
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Unavailable {
+            reason: format!("another engine works here: it holds {}", path.display()),
+        }),
         Err(error) => Err(Error::io("lock", path.display())(error)),
     }
 }
@@ -368,8 +453,12 @@ fn boot_id() -> Result<String, Error> {
 
 /// The capabilities of this process, which bound what it can give.
 fn held_capabilities() -> Result<HashSet<Capability>, Error> {
-    let sets = rustix::thread::capabilities(None).map_err(Error::io("read capabilities of", "this process"))?;
+    let sets =
+        rustix::thread::capabilities(None).map_err(Error::io("read capabilities of", "this process"))?;
     let permitted = sets.permitted.bits();
     let all = spec::capabilities::ALL.iter().enumerate();
-    Ok(all.filter(|(number, _)| permitted & (1 << number) != 0).map(|(_, capability)| *capability).collect())
+    Ok(all
+        .filter(|(number, _)| permitted & (1 << number) != 0)
+        .map(|(_, capability)| *capability)
+        .collect())
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use proto::cri::{
     Container as CriContainer, ContainerFilter, ContainerResources, ContainerState as CriContainerState,
-    ContainerStatus, ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus,
-    ListContainersResponse, ListPodSandboxResponse, Namespace, PodIp, PodSandbox, PodSandboxFilter,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, PodSandboxStatusResponse,
+    ContainerStatus, ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser,
+    LinuxPodSandboxStatus, ListContainersResponse, ListPodSandboxResponse, Namespace, PodIp, PodSandbox,
+    PodSandboxFilter, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, PodSandboxStatusResponse,
 };
 
 use super::{Core, now};
@@ -24,7 +24,10 @@ impl Core {
         Ok(PodSandboxStatusResponse {
             status: Some(status_of(&sandbox)),
             info: HashMap::new(),
-            containers_statuses: containers.iter().map(|container| self.status_of(container)).collect(),
+            containers_statuses: containers
+                .iter()
+                .map(|container| self.status_of(container))
+                .collect(),
             timestamp: now(),
         })
     }
@@ -32,48 +35,65 @@ impl Core {
     pub(super) fn list_sandboxes(&self, filter: &PodSandboxFilter) -> ListPodSandboxResponse {
         let wanted = |sandbox: &Sandbox| {
             matches_id(sandbox.id(), &filter.id)
-                && filter.state.is_none_or(|state| state.state() == cri_state(sandbox.state().phase))
+                && filter
+                    .state
+                    .is_none_or(|state| state.state() == cri_state(sandbox.state().phase))
                 && matches_labels(&sandbox.record.config.labels, &filter.label_selector)
         };
         let sandboxes = self.store.sandboxes();
-        let items = sandboxes.iter().filter(|sandbox| wanted(sandbox)).map(|sandbox| PodSandbox {
-            id: sandbox.id().to_owned(),
-            metadata: sandbox.record.config.metadata.clone(),
-            state: cri_state(sandbox.state().phase).into(),
-            created_at: sandbox.record.created_at,
-            labels: sandbox.record.config.labels.clone(),
-            annotations: sandbox.record.config.annotations.clone(),
-            runtime_handler: sandbox.record.runtime_handler.clone(),
-        });
-        ListPodSandboxResponse { items: items.collect() }
+        let items = sandboxes
+            .iter()
+            .filter(|sandbox| wanted(sandbox))
+            .map(|sandbox| PodSandbox {
+                id: sandbox.id().to_owned(),
+                metadata: sandbox.record.config.metadata.clone(),
+                state: cri_state(sandbox.state().phase).into(),
+                created_at: sandbox.record.created_at,
+                labels: sandbox.record.config.labels.clone(),
+                annotations: sandbox.record.config.annotations.clone(),
+                runtime_handler: sandbox.record.runtime_handler.clone(),
+            });
+        ListPodSandboxResponse {
+            items: items.collect(),
+        }
     }
 
     pub(super) fn container_status(&self, id: &str) -> Result<ContainerStatusResponse, Error> {
         let container = self.store.container(id).ok_or_else(|| Error::no_container(id))?;
-        Ok(ContainerStatusResponse { status: Some(self.status_of(&container)), info: HashMap::new() })
+        Ok(ContainerStatusResponse {
+            status: Some(self.status_of(&container)),
+            info: HashMap::new(),
+        })
     }
 
     pub(super) fn list_containers(&self, filter: &ContainerFilter) -> ListContainersResponse {
         let wanted = |container: &Container| {
             matches_id(container.id(), &filter.id)
                 && (filter.pod_sandbox_id.is_empty() || container.record.sandbox == filter.pod_sandbox_id)
-                && filter.state.is_none_or(|state| state.state() == cri_container_state(&container.state()))
+                && filter
+                    .state
+                    .is_none_or(|state| state.state() == cri_container_state(&container.state()))
                 && matches_labels(&container.record.config.labels, &filter.label_selector)
         };
         let containers = self.store.containers();
-        let items = containers.iter().filter(|container| wanted(container)).map(|container| CriContainer {
-            id: container.id().to_owned(),
-            pod_sandbox_id: container.record.sandbox.clone(),
-            metadata: container.record.config.metadata.clone(),
-            image: container.record.config.image.clone(),
-            image_ref: container.record.image_ref.clone(),
-            state: cri_container_state(&container.state()).into(),
-            created_at: container.record.created_at,
-            labels: container.record.config.labels.clone(),
-            annotations: container.record.config.annotations.clone(),
-            image_id: container.record.image_id.clone(),
-        });
-        ListContainersResponse { containers: items.collect() }
+        let items = containers
+            .iter()
+            .filter(|container| wanted(container))
+            .map(|container| CriContainer {
+                id: container.id().to_owned(),
+                pod_sandbox_id: container.record.sandbox.clone(),
+                metadata: container.record.config.metadata.clone(),
+                image: container.record.config.image.clone(),
+                image_ref: container.record.image_ref.clone(),
+                state: cri_container_state(&container.state()).into(),
+                created_at: container.record.created_at,
+                labels: container.record.config.labels.clone(),
+                annotations: container.record.config.annotations.clone(),
+                image_id: container.record.image_id.clone(),
+            });
+        ListContainersResponse {
+            containers: items.collect(),
+        }
     }
 
     fn status_of(&self, container: &Container) -> ContainerStatus {
@@ -90,9 +110,14 @@ impl Core {
             annotations: config.annotations.clone(),
             mounts: config.mounts.clone(),
             log_path: record.log_path.clone(),
-            resources: config.linux.as_ref().and_then(|linux| linux.resources.clone()).map(|linux| {
-                ContainerResources { linux: Some(linux), windows: None }
-            }),
+            resources: config
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.resources.clone())
+                .map(|linux| ContainerResources {
+                    linux: Some(linux),
+                    windows: None,
+                }),
             user: user_of(container),
             stop_signal: signal::to_cri(record.stop_signal).into(),
             ..ContainerStatus::default()
@@ -120,7 +145,12 @@ impl Core {
             && !image.repo_tags.contains(&spec.image)
         {
             let asked = (!spec.user_specified_image.is_empty())
-                .then(|| image.repo_tags.iter().find(|tag| tag.ends_with(&spec.user_specified_image)))
+                .then(|| {
+                    image
+                        .repo_tags
+                        .iter()
+                        .find(|tag| tag.ends_with(&spec.user_specified_image))
+                })
                 .flatten();
             if let Some(tag) = asked.or(image.repo_tags.first()) {
                 spec.image = tag.clone();
@@ -145,7 +175,9 @@ fn status_of(sandbox: &Sandbox) -> PodSandboxStatus {
         created_at: sandbox.record.created_at,
         network: Some(network),
         linux: Some(LinuxPodSandboxStatus {
-            namespaces: Some(Namespace { options: Some(sandbox::plan::namespaces(config)) }),
+            namespaces: Some(Namespace {
+                options: Some(sandbox::plan::namespaces(config)),
+            }),
         }),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),

@@ -13,7 +13,12 @@ fn sandbox() -> SandboxRecord {
         runtime_handler: String::new(),
         ips: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         config: PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata { name: "n".into(), uid: "u".into(), namespace: "s".into(), attempt: 3 }),
+            metadata: Some(PodSandboxMetadata {
+                name: "n".into(),
+                uid: "u".into(),
+                namespace: "s".into(),
+                attempt: 3,
+            }),
             labels: [("a".to_owned(), "b".to_owned())].into(),
             ..PodSandboxConfig::default()
         },
@@ -35,7 +40,10 @@ fn container(outcome: Option<Outcome>) -> ContainerRecord {
         started: true,
         outcome,
         config: ContainerConfig {
-            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 1 }),
+            metadata: Some(ContainerMetadata {
+                name: "c".into(),
+                attempt: 1,
+            }),
             ..ContainerConfig::default()
         },
     }
@@ -44,7 +52,13 @@ fn container(outcome: Option<Outcome>) -> ContainerRecord {
 #[test]
 fn records_come_back_as_they_were() {
     assert_eq!(decode::<SandboxRecord>(&encode(&sandbox())).unwrap(), sandbox());
-    let outcome = Outcome { exit_code: 1, reason: "Error".into(), message: "m\n\"".into(), started_at: 1, finished_at: 2 };
+    let outcome = Outcome {
+        exit_code: 1,
+        reason: "Error".into(),
+        message: "m\n\"".into(),
+        started_at: 1,
+        finished_at: 2,
+    };
     for record in [container(None), container(Some(outcome))] {
         assert_eq!(decode::<ContainerRecord>(&encode(&record)).unwrap(), record);
     }
@@ -56,8 +70,14 @@ fn a_record_damaged_at_any_byte_is_refused() {
     for place in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[place] ^= 0x01;
-        assert!(decode::<SandboxRecord>(&damaged).is_err(), "byte {place} was changed and nobody saw it");
-        assert!(decode::<SandboxRecord>(&whole[..place]).is_err(), "cut at {place} and nobody saw it");
+        assert!(
+            decode::<SandboxRecord>(&damaged).is_err(),
+            "byte {place} was changed and nobody saw it"
+        );
+        assert!(
+            decode::<SandboxRecord>(&whole[..place]).is_err(),
+            "cut at {place} and nobody saw it"
+        );
     }
 }
 
@@ -65,8 +85,13 @@ fn a_record_damaged_at_any_byte_is_refused() {
 fn another_kind_or_version_is_named() {
     let wrong_kind = decode::<ContainerRecord>(&encode(&sandbox()));
     assert!(matches!(wrong_kind, Err(Error::Version { format, .. }) if format == "longshore.sandbox"));
-    let newer = String::from_utf8(encode(&sandbox())).unwrap().replace("\"version\":1", "\"version\":2");
-    assert!(matches!(decode::<SandboxRecord>(newer.as_bytes()), Err(Error::Version { version: 2, .. })));
+    let newer = String::from_utf8(encode(&sandbox()))
+        .unwrap()
+        .replace("\"version\":1", "\"version\":2");
+    assert!(matches!(
+        decode::<SandboxRecord>(newer.as_bytes()),
+        Err(Error::Version { version: 2, .. })
+    ));
 }
 
 proptest! {

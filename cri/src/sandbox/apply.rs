@@ -30,12 +30,23 @@ pub(crate) fn make(
     write_record("cri.write_sandbox_intent", record, paths)?;
     files(setup, id, paths)?;
     fault::point("cri.spawn_keeper");
-    let keeper = runtime::client::spawn_keeper(&config.oci_binary, &setup.keeper)
-        .map_err(|error| Error::Keeper { sandbox: id.clone(), source: Box::new(error) })?;
+    let keeper =
+        runtime::client::spawn_keeper(&config.oci_binary, &setup.keeper).map_err(|error| Error::Keeper {
+            sandbox: id.clone(),
+            source: Box::new(error),
+        })?;
     fault::point("cri.keeper_spawned");
     *process = Some(keeper.child);
-    let ips = if setup.own_network { network(id, keeper.pid, &config.network, paths)? } else { Vec::new() };
-    let ready = SandboxRecord { phase: Phase::Ready, ips: ips.clone(), ..record.clone() };
+    let ips = if setup.own_network {
+        network(id, keeper.pid, &config.network, paths)?
+    } else {
+        Vec::new()
+    };
+    let ready = SandboxRecord {
+        phase: Phase::Ready,
+        ips: ips.clone(),
+        ..record.clone()
+    };
     write_record("cri.write_sandbox_ready", &ready, paths)?;
     Ok(ips)
 }
@@ -60,9 +71,13 @@ fn files(setup: &Setup, id: &str, paths: &Paths) -> Result<(), Error> {
 }
 
 fn network(id: &str, pid: u32, network: &Network, paths: &Paths) -> Result<Vec<IpAddr>, Error> {
-    let namespace = host::bind_network_namespace("cri.bind_network_namespace", pid, &paths.network_namespace(id))?;
+    let namespace =
+        host::bind_network_namespace("cri.bind_network_namespace", pid, &paths.network_namespace(id))?;
     fault::point("cri.attach_network");
-    let attachment = Attachment { sandbox_id: id, netns: namespace.as_fd() };
+    let attachment = Attachment {
+        sandbox_id: id,
+        netns: namespace.as_fd(),
+    };
     network.attach(&attachment).map_err(|error| Error::Network {
         operation: "set up",
         sandbox: id.to_owned(),
@@ -119,5 +134,9 @@ pub(crate) fn write_record(point: &str, record: &SandboxRecord, paths: &Paths) -
 
 /// The state writer's error as the engine's.
 pub(crate) fn state_error(error: state::Error) -> Error {
-    Error::Io { operation: error.operation, object: error.path.display().to_string(), source: error.source }
+    Error::Io {
+        operation: error.operation,
+        object: error.path.display().to_string(),
+        source: error.source,
+    }
 }

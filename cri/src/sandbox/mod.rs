@@ -40,7 +40,11 @@ impl Names {
         let mut taken = self.0.lock().expect("no code panics while it holds the names");
         if !taken.insert(name.clone()) {
             let reason = "is being made by an earlier request".to_owned();
-            return Err(Error::FailedPrecondition { kind, id: name, reason });
+            return Err(Error::FailedPrecondition {
+                kind,
+                id: name,
+                reason,
+            });
         }
         Ok(Claim { names: self, name })
     }
@@ -48,7 +52,11 @@ impl Names {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.names.0.lock().expect("no code panics while it holds the names").remove(&self.name);
+        self.names
+            .0
+            .lock()
+            .expect("no code panics while it holds the names")
+            .remove(&self.name);
     }
 }
 
@@ -59,12 +67,16 @@ impl Core {
             let reason = format!("no runtime for {:?} is configured", request.runtime_handler);
             return Err(Error::invalid("runtime_handler", reason));
         }
-        let config = request.config.ok_or_else(|| Error::invalid("config", "missing"))?;
+        let config = request
+            .config
+            .ok_or_else(|| Error::invalid("config", "missing"))?;
         let id = new_id();
         let setup = plan::plan(&id, &config, &self.paths)?;
         if setup.own_network && !self.network_is_ready() {
             let reason = "the node's pod address ranges are not known yet: network plugin is not ready";
-            return Err(Error::Unavailable { reason: reason.to_owned() });
+            return Err(Error::Unavailable {
+                reason: reason.to_owned(),
+            });
         }
         let _claim = self.names.claim("sandbox", name_of(config.metadata.as_ref()))?;
         if let Some(living) = self.clear_attempt(&config).await? {
@@ -162,14 +174,18 @@ impl Core {
             }
         };
         let connected = Keeper::connect(&self.paths.keeper_socket(id), id, notify).await;
-        let (keeper, states) =
-            connected.map_err(|error| Error::Keeper { sandbox: id.to_owned(), source: Box::new(error) })?;
+        let (keeper, states) = connected.map_err(|error| Error::Keeper {
+            sandbox: id.to_owned(),
+            source: Box::new(error),
+        })?;
         Ok((Arc::new(keeper), states))
     }
 
     /// Kills the containers and releases all that the sandbox holds; the records stay.
     pub(crate) async fn stop_sandbox(self: Arc<Self>, id: String) -> Result<(), Error> {
-        let Some(sandbox) = self.store.sandbox(&id) else { return Ok(()) };
+        let Some(sandbox) = self.store.sandbox(&id) else {
+            return Ok(());
+        };
         let _turn = sandbox.turn.write().await;
         self.stop_in_turn(&sandbox).await
     }
@@ -185,21 +201,33 @@ impl Core {
         self.settle(sandbox).await?;
         let (core, id) = (Arc::clone(self), sandbox.id().to_owned());
         let containers = self.store.containers_of(&id);
-        let cgroups: Vec<String> = containers.iter().map(|container| container.record.cgroup.clone()).collect();
-        let record = SandboxRecord { phase: Phase::Stopped, ..sandbox.current_record() };
+        let cgroups: Vec<String> = containers
+            .iter()
+            .map(|container| container.record.cgroup.clone())
+            .collect();
+        let record = SandboxRecord {
+            phase: Phase::Stopped,
+            ..sandbox.current_record()
+        };
         blocking("release sandbox", move || {
             release(&id, &cgroups, &core.config.network, &core.paths)?;
             write_record("cri.write_sandbox_stopped", &record, &core.paths)
         })
         .await?;
         sandbox.ended(Phase::Stopped);
-        self.publish(ContainerEventType::ContainerStoppedEvent, sandbox.id(), sandbox.id());
+        self.publish(
+            ContainerEventType::ContainerStoppedEvent,
+            sandbox.id(),
+            sandbox.id(),
+        );
         Ok(())
     }
 
     /// Stops the sandbox and forgets it with its containers.
     pub(crate) async fn remove_sandbox(self: Arc<Self>, id: String) -> Result<(), Error> {
-        let Some(sandbox) = self.store.sandbox(&id) else { return Ok(()) };
+        let Some(sandbox) = self.store.sandbox(&id) else {
+            return Ok(());
+        };
         let _turn = sandbox.turn.write().await;
         if self.store.sandbox(&id).is_none() {
             return Ok(());
@@ -218,7 +246,9 @@ impl Core {
 
     /// The keeper of a sandbox has died by itself: its pod goes with it.
     pub(crate) async fn keeper_ended(self: &Arc<Self>, id: &str) {
-        let Some(sandbox) = self.store.sandbox(id) else { return };
+        let Some(sandbox) = self.store.sandbox(id) else {
+            return;
+        };
         let _turn = sandbox.turn.write().await;
         if sandbox.state().phase != Phase::Ready {
             return;
@@ -234,9 +264,15 @@ impl Core {
         sandbox.ended(Phase::Lost);
         let settled = self.settle(sandbox).await;
         let (core, record) = (Arc::clone(self), sandbox.current_record());
-        let written =
-            blocking("record lost sandbox", move || write_record("cri.write_sandbox_lost", &record, &core.paths)).await;
-        self.publish(ContainerEventType::ContainerStoppedEvent, sandbox.id(), sandbox.id());
+        let written = blocking("record lost sandbox", move || {
+            write_record("cri.write_sandbox_lost", &record, &core.paths)
+        })
+        .await;
+        self.publish(
+            ContainerEventType::ContainerStoppedEvent,
+            sandbox.id(),
+            sandbox.id(),
+        );
         settled.and(written)
     }
 }
@@ -245,7 +281,10 @@ impl Core {
 pub(crate) async fn end(keeper: &Keeper) {
     // It may end before it replies; what counts is that it ends.
     let _ = keeper.call("cri.keeper_shutdown", Request::Shutdown).await;
-    if tokio::time::timeout(SHUTDOWN_WITHIN, keeper.ended()).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_WITHIN, keeper.ended())
+        .await
+        .is_err()
+    {
         tracing::error!("a keeper does not end, it is killed with its cgroup");
     }
     fault::point("cri.keeper_ended");
@@ -253,5 +292,7 @@ pub(crate) async fn end(keeper: &Keeper) {
 
 /// What may exist once: the name and attempt of a pod.
 fn name_of(metadata: Option<&PodSandboxMetadata>) -> String {
-    metadata.map(|m| format!("{}_{}_{}_{}", m.namespace, m.name, m.uid, m.attempt)).unwrap_or_default()
+    metadata
+        .map(|m| format!("{}_{}_{}_{}", m.namespace, m.name, m.uid, m.attempt))
+        .unwrap_or_default()
 }

@@ -31,8 +31,13 @@ pub(crate) struct Setup {
 
 /// Namespaces that a sandbox asks for.
 pub(crate) fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
-    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+    let security = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    security
+        .and_then(|security| security.namespace_options.clone())
+        .unwrap_or_default()
 }
 
 /// What sandbox `id` is made of.
@@ -42,7 +47,9 @@ pub(crate) fn plan(id: &str, config: &PodSandboxConfig, paths: &Paths) -> Result
     let own_network = options.network() != NamespaceMode::Node;
     let own_ipc = options.ipc() != NamespaceMode::Node;
     // The host name follows the network: a pod on the host's network is the host to those it talks to.
-    let hostname = own_network.then(|| config.hostname.clone()).filter(|name| !name.is_empty());
+    let hostname = own_network
+        .then(|| config.hostname.clone())
+        .filter(|name| !name.is_empty());
     let keeper = SandboxPlan {
         id: id.to_owned(),
         hostname: hostname.clone(),
@@ -55,7 +62,13 @@ pub(crate) fn plan(id: &str, config: &PodSandboxConfig, paths: &Paths) -> Result
     };
     let resolv_conf = config.dns_config.as_ref().map(resolv_conf).transpose()?;
     let hostname = hostname.map(|name| format!("{name}\n"));
-    Ok(Setup { keeper, hostname, resolv_conf, own_network, own_shm: own_ipc })
+    Ok(Setup {
+        keeper,
+        hostname,
+        resolv_conf,
+        own_network,
+        own_shm: own_ipc,
+    })
 }
 
 /// What a container needs to know of its sandbox.
@@ -63,55 +76,103 @@ pub(crate) fn facts(id: &str, config: &PodSandboxConfig, paths: &Paths, host_nam
     let options = namespaces(config);
     let own_network = options.network() != NamespaceMode::Node;
     let own_name = own_network && !config.hostname.is_empty();
-    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.trim_matches('/')).unwrap_or_default();
-    let parent = if parent.is_empty() { "longshore.slice/containers" } else { parent };
+    let parent = config
+        .linux
+        .as_ref()
+        .map(|linux| linux.cgroup_parent.trim_matches('/'))
+        .unwrap_or_default();
+    let parent = if parent.is_empty() {
+        "longshore.slice/containers"
+    } else {
+        parent
+    };
     spec::Sandbox {
-        hostname: if own_name { config.hostname.clone() } else { host_name.to_owned() },
+        hostname: if own_name {
+            config.hostname.clone()
+        } else {
+            host_name.to_owned()
+        },
         hostname_file: own_name.then(|| paths.hostname(id)),
         resolv_conf: paths.resolv_conf(id),
-        shm: if options.ipc() == NamespaceMode::Node { "/dev/shm".into() } else { paths.shm(id) },
+        shm: if options.ipc() == NamespaceMode::Node {
+            "/dev/shm".into()
+        } else {
+            paths.shm(id)
+        },
         cgroup_parent: format!("/{parent}"),
     }
 }
 
 fn check(config: &PodSandboxConfig, options: &NamespaceOption) -> Result<(), Error> {
-    let metadata = config.metadata.as_ref().ok_or_else(|| Error::invalid("config.metadata", "missing"))?;
+    let metadata = config
+        .metadata
+        .as_ref()
+        .ok_or_else(|| Error::invalid("config.metadata", "missing"))?;
     if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
-        return Err(Error::invalid("config.metadata", "name, namespace and uid must not be empty"));
+        return Err(Error::invalid(
+            "config.metadata",
+            "name, namespace and uid must not be empty",
+        ));
     }
     if options.pid() == NamespaceMode::Pod {
         return Err(spec::shared_pid());
     }
-    if options.userns_options.as_ref().is_some_and(|userns| userns.mode() == NamespaceMode::Pod) {
-        return Err(Error::invalid("namespace_options.userns_options", "user namespaces are not known yet"));
+    if options
+        .userns_options
+        .as_ref()
+        .is_some_and(|userns| userns.mode() == NamespaceMode::Pod)
+    {
+        return Err(Error::invalid(
+            "namespace_options.userns_options",
+            "user namespaces are not known yet",
+        ));
     }
     if config.hostname.len() > MAX_HOSTNAME || config.hostname.contains(['\0', '\n', '/']) {
-        return Err(Error::invalid("config.hostname", format!("{:?} is not a host name", config.hostname)));
+        return Err(Error::invalid(
+            "config.hostname",
+            format!("{:?} is not a host name", config.hostname),
+        ));
     }
     if let Some(linux) = &config.linux
-        && (linux.cgroup_parent.split('/').any(|part| part == ".." || part == ".") || linux.cgroup_parent.contains('\0'))
+        && (linux
+            .cgroup_parent
+            .split('/')
+            .any(|part| part == ".." || part == ".")
+            || linux.cgroup_parent.contains('\0'))
     {
-        return Err(Error::invalid("linux.cgroup_parent", format!("{:?} is not a cgroup", linux.cgroup_parent)));
+        return Err(Error::invalid(
+            "linux.cgroup_parent",
+            format!("{:?} is not a cgroup", linux.cgroup_parent),
+        ));
     }
     Ok(())
 }
 
 /// Sysctls by name, each of a namespace that the sandbox has to itself.
-fn sysctls(config: &PodSandboxConfig, own_network: bool, own_ipc: bool) -> Result<Vec<(String, String)>, Error> {
+fn sysctls(
+    config: &PodSandboxConfig,
+    own_network: bool,
+    own_ipc: bool,
+) -> Result<Vec<(String, String)>, Error> {
     let mut sysctls: Vec<(String, String)> = Vec::new();
     for (name, value) in config.linux.iter().flat_map(|linux| &linux.sysctls) {
         // A slash parts names as a dot does, sysctl.d(5).
         let name = name.replace('/', ".");
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         let sound = name.bytes().all(plain) && name.split('.').all(|part| !part.is_empty());
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix));
+        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
         let namespaced = (name.starts_with("net.") && own_network) || (ipc && own_ipc);
         if !sound || !namespaced {
             let reason = format!("{name:?} is not a sysctl of a namespace that the sandbox has to itself");
             return Err(Error::invalid("linux.sysctls", reason));
         }
         if value.contains(['\n', '\0']) {
-            return Err(Error::invalid("linux.sysctls", format!("value of {name} is not one line")));
+            return Err(Error::invalid(
+                "linux.sysctls",
+                format!("value of {name} is not one line"),
+            ));
         }
         sysctls.push((name, value.clone()));
     }
@@ -122,8 +183,14 @@ fn sysctls(config: &PodSandboxConfig, own_network: bool, own_ipc: bool) -> Resul
 /// Text of resolv.conf, see resolv.conf(5).
 fn resolv_conf(dns: &DnsConfig) -> Result<String, Error> {
     let words = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
-    if let Some(word) = words.into_iter().find(|word| word.is_empty() || word.contains(char::is_whitespace)) {
-        return Err(Error::invalid("config.dns_config", format!("{word:?} is not one word")));
+    if let Some(word) = words
+        .into_iter()
+        .find(|word| word.is_empty() || word.contains(char::is_whitespace))
+    {
+        return Err(Error::invalid(
+            "config.dns_config",
+            format!("{word:?} is not one word"),
+        ));
     }
     let mut text = String::new();
     if !dns.searches.is_empty() {

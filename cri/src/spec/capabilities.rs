@@ -117,6 +117,10 @@ fn is_all(name: impl AsRef<str>) -> bool {
 /// `NET_ADMIN`, `CAP_NET_ADMIN`, in any case.
 fn parse(name: &str) -> Result<Capability, Error> {
     let upper = name.to_ascii_uppercase();
-    Capability::from_str(upper.strip_prefix("CAP_").unwrap_or(&upper))
-        .map_err(|_| Error::invalid("security_context.capabilities", format!("unknown capability {name:?}")))
+    Capability::from_str(upper.strip_prefix("CAP_").unwrap_or(&upper)).map_err(|_| {
+        Error::invalid(
+            "security_context.capabilities",
+            format!("unknown capability {name:?}"),
+        )
+    })
 }

@@ -78,7 +78,9 @@ pub(crate) fn generate(
 ) -> Result<Generated, Error> {
     let none = LinuxContainerSecurityContext::default();
     let linux = config.linux.as_ref();
-    let security = linux.and_then(|linux| linux.security_context.as_ref()).unwrap_or(&none);
+    let security = linux
+        .and_then(|linux| linux.security_context.as_ref())
+        .unwrap_or(&none);
     refuse_unenforced(security)?;
     let user = process::user(Some(security), image)?;
     let mut process = process(config, image, sandbox, &user)?;
@@ -99,7 +101,11 @@ pub(crate) fn generate(
         .linux(linux_part(id, config, security, sandbox, devices, target)?)
         .build()
         .expect("every field has a default");
-    Ok(Generated { spec, user, stop_signal: signal::stop_signal(config, image)? })
+    Ok(Generated {
+        spec,
+        user,
+        stop_signal: signal::stop_signal(config, image)?,
+    })
 }
 
 fn process(
@@ -135,10 +141,21 @@ fn linux_part(
     target: Option<u32>,
 ) -> Result<Linux, Error> {
     let resources = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    let hidden = |paths: &[String]| if security.privileged { Vec::new() } else { paths.to_vec() };
+    let hidden = |paths: &[String]| {
+        if security.privileged {
+            Vec::new()
+        } else {
+            paths.to_vec()
+        }
+    };
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(security, target)?)
-        .devices(devices.iter().map(|device| device.node.clone()).collect::<Vec<_>>())
+        .devices(
+            devices
+                .iter()
+                .map(|device| device.node.clone())
+                .collect::<Vec<_>>(),
+        )
         .resources(resources::of(resources, devices, security.privileged))
         .cgroups_path(format!("{}/{id}", sandbox.cgroup_parent))
         .masked_paths(hidden(&security.masked_paths))
@@ -155,7 +172,10 @@ fn namespaces(
     target: Option<u32>,
 ) -> Result<Vec<LinuxNamespace>, Error> {
     let own = |kind: LinuxNamespaceType| {
-        LinuxNamespaceBuilder::default().typ(kind).build().expect("every field has a default")
+        LinuxNamespaceBuilder::default()
+            .typ(kind)
+            .build()
+            .expect("every field has a default")
     };
     let mut namespaces = vec![own(LinuxNamespaceType::Mount), own(LinuxNamespaceType::Cgroup)];
     let options = security.namespace_options.clone().unwrap_or_default();
@@ -165,7 +185,10 @@ fn namespaces(
         NamespaceMode::Pod => return Err(shared_pid()),
         NamespaceMode::Target => {
             let pid = target.ok_or_else(|| {
-                Error::invalid("namespace_options.target_id", format!("{:?} does not run", options.target_id))
+                Error::invalid(
+                    "namespace_options.target_id",
+                    format!("{:?} does not run", options.target_id),
+                )
             })?;
             let mut joined = own(LinuxNamespaceType::Pid);
             joined.set_path(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))));
@@ -177,11 +200,16 @@ fn namespaces(
 
 /// A pid namespace for the whole pod needs a process of its own to be PID 1.
 pub(crate) fn shared_pid() -> Error {
-    Error::invalid("namespace_options.pid", "one pid namespace for the pod (shareProcessNamespace) is not known yet")
+    Error::invalid(
+        "namespace_options.pid",
+        "one pid namespace for the pod (shareProcessNamespace) is not known yet",
+    )
 }
 
 fn oom_score_adj(config: &ContainerConfig) -> Result<Option<i32>, Error> {
-    let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else { return Ok(None) };
+    let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
+        return Ok(None);
+    };
     match i32::try_from(resources.oom_score_adj) {
         Ok(value) if (-1000..=1000).contains(&value) => Ok(Some(value)),
         _ => Err(Error::invalid(
@@ -195,16 +223,24 @@ fn oom_score_adj(config: &ContainerConfig) -> Result<Option<i32>, Error> {
 /// containerd treats it on a kernel without the feature.
 fn refuse_unenforced(security: &LinuxContainerSecurityContext) -> Result<(), Error> {
     let named = |profile: &Option<SecurityProfile>| {
-        profile.as_ref().is_some_and(|profile| profile.profile_type() == ProfileType::Localhost)
+        profile
+            .as_ref()
+            .is_some_and(|profile| profile.profile_type() == ProfileType::Localhost)
     };
     if security.privileged {
         return Ok(());
     }
     if named(&security.seccomp) {
-        return Err(Error::invalid("security_context.seccomp", "a profile of the node is asked for, seccomp is not supported"));
+        return Err(Error::invalid(
+            "security_context.seccomp",
+            "a profile of the node is asked for, seccomp is not supported",
+        ));
     }
     if named(&security.apparmor) {
-        return Err(Error::invalid("security_context.apparmor", "a profile of the node is asked for, apparmor is not supported"));
+        return Err(Error::invalid(
+            "security_context.apparmor",
+            "a profile of the node is asked for, apparmor is not supported",
+        ));
     }
     Ok(())
 }

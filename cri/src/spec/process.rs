@@ -23,7 +23,10 @@ pub(crate) fn args(config: &ContainerConfig, image: Option<&ImageConfig>) -> Res
     };
     let args: Vec<String> = program.iter().chain(rest).cloned().collect();
     if args.is_empty() {
-        return Err(Error::invalid("config.command", "no command specified, neither by the pod nor by the image"));
+        return Err(Error::invalid(
+            "config.command",
+            "no command specified, neither by the pod nor by the image",
+        ));
     }
     without_nul("config.command", &args)?;
     Ok(args)
@@ -50,7 +53,10 @@ pub(crate) fn environment(
     }
     for entry in &config.envs {
         if entry.key.is_empty() || entry.key.contains('=') {
-            return Err(Error::invalid("config.envs", format!("{:?} is not a variable's name", entry.key)));
+            return Err(Error::invalid(
+                "config.envs",
+                format!("{:?} is not a variable's name", entry.key),
+            ));
         }
         let value = std::str::from_utf8(&entry.value)
             .map_err(|_| Error::invalid("config.envs", format!("value of {} is not UTF-8", entry.key)))?;
@@ -68,7 +74,10 @@ struct Environment {
 
 impl Environment {
     fn with_capacity(n: usize) -> Self {
-        Self { entries: Vec::with_capacity(n), places: HashMap::with_capacity(n) }
+        Self {
+            entries: Vec::with_capacity(n),
+            places: HashMap::with_capacity(n),
+        }
     }
 
     fn set(&mut self, entry: String) {
@@ -85,12 +94,20 @@ impl Environment {
 
 /// Working directory, absolute.
 pub(crate) fn working_dir(config: &ContainerConfig, image: Option<&ImageConfig>) -> Result<String, Error> {
-    let of_image = image.and_then(|image| image.working_dir().as_deref()).unwrap_or_default();
-    let dir = [config.working_dir.as_str(), of_image, "/"].into_iter().find(|dir| !dir.is_empty());
+    let of_image = image
+        .and_then(|image| image.working_dir().as_deref())
+        .unwrap_or_default();
+    let dir = [config.working_dir.as_str(), of_image, "/"]
+        .into_iter()
+        .find(|dir| !dir.is_empty());
     let dir = dir.expect("the last of the list is not empty").to_owned();
     without_nul("config.working_dir", std::slice::from_ref(&dir))?;
     // An image may name a relative directory; it means one below the root.
-    Ok(if dir.starts_with('/') { dir } else { format!("/{dir}") })
+    Ok(if dir.starts_with('/') {
+        dir
+    } else {
+        format!("/{dir}")
+    })
 }
 
 /// Who the container runs as: the pod's word, else the image's, else root.
@@ -100,15 +117,31 @@ pub(crate) fn user(
 ) -> Result<User, Error> {
     let none = LinuxContainerSecurityContext::default();
     let security = security.unwrap_or(&none);
-    let group = security.run_as_group.map(|group| number("run_as_group", group.value)).transpose()?;
+    let group = security
+        .run_as_group
+        .map(|group| number("run_as_group", group.value))
+        .transpose()?;
     let (uid, gid) = if let Some(user) = security.run_as_user {
-        (Id::Number(number("run_as_user", user.value)?), group.map(Id::Number))
+        (
+            Id::Number(number("run_as_user", user.value)?),
+            group.map(Id::Number),
+        )
     } else if !security.run_as_username.is_empty() {
-        (id("run_as_username", &security.run_as_username)?, group.map(Id::Number))
+        (
+            id("run_as_username", &security.run_as_username)?,
+            group.map(Id::Number),
+        )
     } else if group.is_some() {
-        return Err(Error::invalid("run_as_group", "a group without a user: set run_as_user as well"));
+        return Err(Error::invalid(
+            "run_as_group",
+            "a group without a user: set run_as_user as well",
+        ));
     } else {
-        image_user(image.and_then(|image| image.user().as_deref()).unwrap_or_default())?
+        image_user(
+            image
+                .and_then(|image| image.user().as_deref())
+                .unwrap_or_default(),
+        )?
     };
     let additional_gids = security
         .supplemental_groups
@@ -116,7 +149,12 @@ pub(crate) fn user(
         .map(|&group| number("supplemental_groups", group))
         .collect::<Result<_, _>>()?;
     let image_groups = security.supplemental_groups_policy() == SupplementalGroupsPolicy::Merge;
-    Ok(User { uid, gid, additional_gids, image_groups })
+    Ok(User {
+        uid,
+        gid,
+        additional_gids,
+        image_groups,
+    })
 }
 
 /// An image's `USER`: `user`, `user:group`, each a number or a name; empty is root.
@@ -136,13 +174,19 @@ fn id(field: &'static str, text: &str) -> Result<Id, Error> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return match text.parse() {
             Ok(number) if number != u32::MAX => Ok(Id::Number(number)),
-            _ => Err(Error::invalid(field, format!("{text} is over the largest id, {}", u32::MAX - 1))),
+            _ => Err(Error::invalid(
+                field,
+                format!("{text} is over the largest id, {}", u32::MAX - 1),
+            )),
         };
     }
     let name = |byte: u8| byte.is_ascii_graphic() && byte != b':' && byte != b'/';
     // A sign in front would make other parsers see a number; no user is named so.
     if text.is_empty() || text.len() > 256 || text.starts_with(['-', '+']) || !text.bytes().all(name) {
-        return Err(Error::invalid(field, format!("{text:?} is neither an id nor a name")));
+        return Err(Error::invalid(
+            field,
+            format!("{text:?} is neither an id nor a name"),
+        ));
     }
     Ok(Id::Name(text.to_owned()))
 }
@@ -150,7 +194,10 @@ fn id(field: &'static str, text: &str) -> Result<Id, Error> {
 fn number(field: &'static str, value: i64) -> Result<u32, Error> {
     match u32::try_from(value) {
         Ok(number) if number != u32::MAX => Ok(number),
-        _ => Err(Error::invalid(field, format!("{value} is not an id between 0 and {}", u32::MAX - 1))),
+        _ => Err(Error::invalid(
+            field,
+            format!("{value} is not an id between 0 and {}", u32::MAX - 1),
+        )),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
+    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxHugepageLimitBuilder,
+    LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
 };
 use proto::cri::LinuxContainerResources;
 
@@ -15,17 +16,23 @@ pub(crate) fn of(
     devices: &[Device],
     privileged: bool,
 ) -> LinuxResources {
-    let mut result = LinuxResourcesBuilder::default().build().expect("every field has a default");
+    let mut result = LinuxResourcesBuilder::default()
+        .build()
+        .expect("every field has a default");
     result.set_devices((!privileged).then(|| device_rules(devices)));
     let Some(asked) = resources else { return result };
-    let mut cpu = LinuxCpuBuilder::default().build().expect("every field has a default");
+    let mut cpu = LinuxCpuBuilder::default()
+        .build()
+        .expect("every field has a default");
     cpu.set_shares(u64::try_from(asked.cpu_shares).ok().filter(|&shares| shares > 0))
         .set_quota((asked.cpu_quota != 0).then_some(asked.cpu_quota))
         .set_period(u64::try_from(asked.cpu_period).ok().filter(|&period| period > 0))
         .set_cpus(Some(asked.cpuset_cpus.clone()).filter(|cpus| !cpus.is_empty()))
         .set_mems(Some(asked.cpuset_mems.clone()).filter(|mems| !mems.is_empty()));
     result.set_cpu(Some(cpu));
-    let mut memory = LinuxMemoryBuilder::default().build().expect("every field has a default");
+    let mut memory = LinuxMemoryBuilder::default()
+        .build()
+        .expect("every field has a default");
     memory
         .set_limit((asked.memory_limit_in_bytes != 0).then_some(asked.memory_limit_in_bytes))
         .set_swap((asked.memory_swap_limit_in_bytes != 0).then_some(asked.memory_swap_limit_in_bytes));
@@ -48,7 +55,10 @@ pub(crate) fn of(
 
 /// Nothing but what every container has (the runtime adds that), and what the pod asks for.
 fn device_rules(devices: &[Device]) -> Vec<LinuxDeviceCgroup> {
-    let everything = LinuxDeviceCgroupBuilder::default().allow(false).typ(LinuxDeviceType::A).access("rwm");
+    let everything = LinuxDeviceCgroupBuilder::default()
+        .allow(false)
+        .typ(LinuxDeviceType::A)
+        .access("rwm");
     let asked = devices.iter().map(|device| {
         LinuxDeviceCgroupBuilder::default()
             .allow(true)

@@ -51,7 +51,8 @@ const NAMES: &[(&str, i32)] = &[
 pub(crate) fn stop_signal(config: &ContainerConfig, image: Option<&ImageConfig>) -> Result<i32, Error> {
     if config.stop_signal() != Signal::RuntimeDefault {
         let name = config.stop_signal().as_str_name();
-        return parse(name).ok_or_else(|| Error::invalid("config.stop_signal", format!("unknown signal {name}")));
+        return parse(name)
+            .ok_or_else(|| Error::invalid("config.stop_signal", format!("unknown signal {name}")));
     }
     match image.and_then(|image| image.stop_signal().as_deref()) {
         None | Some("") => Ok(TERM),
@@ -74,7 +75,10 @@ fn parse(text: &str) -> Option<i32> {
     if let Some(offset) = name.strip_prefix("RTMAX") {
         return real_time(offset, '-', "MINUS").map(|offset| RTMAX - offset);
     }
-    NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    NAMES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, number)| *number)
 }
 
 /// The offset of a real-time signal from its end of the range, which holds two times fifteen.
