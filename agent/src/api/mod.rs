@@ -3,6 +3,7 @@
 //! Retries are the callers' business: each call here is one request, with a time limit and a typed error.
 
 mod client;
+mod connection;
 mod error;
 mod events;
 mod objects;
@@ -11,7 +12,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams};
@@ -20,7 +20,7 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use client::{connect, load};
+pub(crate) use client::{Session, load};
 pub(crate) use error::{Error, chain};
 pub(crate) use events::{EventKind, Events};
 pub(crate) use objects::{Key, Objects};
@@ -32,32 +32,43 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The funnel. Every write names its fault point, `api.` first.
 pub(crate) struct Api {
-    client: ArcSwapOption<Client>,
+    session: Option<Session>,
 }
 
 impl Api {
-    /// Talks through `client`.
-    pub(crate) fn new(client: Client) -> Arc<Self> {
+    /// Talks through `session`.
+    pub(crate) fn new(session: Session) -> Arc<Self> {
         Arc::new(Self {
-            client: ArcSwapOption::from_pointee(client),
+            session: Some(session),
         })
     }
 
     /// No API server: every call answers [`Error::Standalone`].
     pub(crate) fn standalone() -> Arc<Self> {
-        Arc::new(Self {
-            client: ArcSwapOption::empty(),
-        })
+        Arc::new(Self { session: None })
     }
 
     /// Whether there is no API server.
     pub(crate) fn is_standalone(&self) -> bool {
-        self.client.load().is_none()
+        self.session.is_none()
     }
 
-    /// The client, for lists, watches and reviews; `None` when standalone. Writes go through the methods here.
+    /// The client, for lists, watches and reviews; `None` when standalone. Writes go through the methods here. It stays
+    /// good when the certificate is renewed: its connections then end, and watches begin anew.
     pub(crate) fn client(&self) -> Option<Client> {
-        self.client.load_full().map(|client| Client::clone(&client))
+        self.session.as_ref().map(Session::client)
+    }
+
+    /// A client for the watch of one object, and what to hold as long as it lasts.
+    fn watcher(&self) -> Option<(Client, Arc<()>)> {
+        self.session.as_ref().map(Session::watcher)
+    }
+
+    /// Goes on under another client certificate.
+    pub(crate) fn set_identity(&self, key: rustls::sign::CertifiedKey) {
+        if let Some(session) = &self.session {
+            session.set_identity(key);
+        }
     }
 
     /// Reads one object; `None` when there is none of that name.

@@ -1,4 +1,10 @@
 //! The recorder of events: callers never wait, floods are merged or dropped, repeats patch a count.
+//! Words and limits are those of upstream's client-side correlator.
+
+mod correlate;
+mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -6,6 +12,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::mpsc;
 
 use super::Api;
+use sink::Sink;
 
 /// Whether an event is news or trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,11 +34,12 @@ impl EventKind {
 
 /// One event as it is recorded.
 #[derive(Debug, Clone, PartialEq)]
-struct Record {
-    object: ObjectReference,
-    kind: EventKind,
-    reason: String,
-    message: String,
+pub(crate) struct Record {
+    /// What it is about.
+    pub(crate) object: ObjectReference,
+    pub(crate) kind: EventKind,
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 /// Records events about pods and the node. Cheap to clone.
@@ -44,20 +52,22 @@ pub(crate) struct Events {
 const BACKLOG: usize = 1000;
 
 impl Events {
-    /// Starts the recorder of this node.
-    pub(crate) fn start(_api: Arc<Api>, _node_name: &str) -> Self {
-        let (queue, mut records) = mpsc::channel::<Record>(BACKLOG);
-        tokio::spawn(async move {
-            while let Some(record) = records.recv().await {
-                tracing::info!(
-                    reason = record.reason,
-                    kind = record.kind.word(),
-                    record.message,
-                    "event"
-                );
-            }
-        });
-        Self { queue }
+    /// Starts the recorder of this node with upstream's default rate.
+    pub(crate) fn start(api: Arc<Api>, node_name: &str) -> Self {
+        Self::start_limited(api, node_name, 50, 100)
+    }
+
+    /// Starts the recorder: at most `rate` posts a second after a burst of `burst`; a rate of 0 means no limit.
+    pub(crate) fn start_limited(api: Arc<Api>, node_name: &str, rate: i32, burst: i32) -> Self {
+        let (events, records) = Self::channel();
+        tokio::spawn(Sink::new(api, node_name, rate, burst).run(records));
+        events
+    }
+
+    /// A recorder that hands its records to the caller, in order.
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Record>) {
+        let (queue, records) = mpsc::channel(BACKLOG);
+        (Self { queue }, records)
     }
 
     /// Records an event about `object`; never waits.
@@ -74,8 +84,15 @@ impl Events {
             reason: reason.to_owned(),
             message: message.into(),
         };
+        tracing::info!(
+            object = record.object.name,
+            kind = kind.word(),
+            reason,
+            message = record.message,
+            "event occurred"
+        );
         if self.queue.try_send(record).is_err() {
-            tracing::debug!(reason, "event dropped, too many wait for the API server");
+            tracing::warn!(reason, "event dropped: too many wait for the API server");
         }
     }
 }

@@ -72,7 +72,9 @@ where
 
     /// Watches the object from now on.
     pub(super) fn watch(&self, namespace: &str, name: &str) {
-        let Some(client) = self.api.client() else { return };
+        let Some((client, hold)) = self.api.watcher() else {
+            return;
+        };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries
             .entry((namespace.to_owned(), name.to_owned()))
@@ -80,7 +82,11 @@ where
                 let (sender, state) = watch::channel(State::Unknown(None));
                 let api = kube::Api::<K>::namespaced(client, namespace);
                 let key = (self.key)(namespace.to_owned(), name.to_owned());
-                let task = tokio::spawn(follow(api, name.to_owned(), sender, self.changes.clone(), key));
+                let following = follow(api, name.to_owned(), sender, self.changes.clone(), key);
+                let task = tokio::spawn(async move {
+                    following.await;
+                    drop(hold);
+                });
                 Entry {
                     state,
                     task: task.abort_handle(),
