@@ -9,6 +9,7 @@ mod api;
 mod cli;
 mod config;
 mod fault;
+mod node;
 mod pods;
 mod resources;
 mod server;

@@ -34,7 +34,11 @@ impl Resolver for Machine {
 
     fn default_route(&self, ipv4: bool) -> Option<IpAddr> {
         // Connecting a datagram socket only asks the routing table. The targets are documentation addresses.
-        let (any, target) = if ipv4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+        let (any, target) = if ipv4 {
+            ("0.0.0.0:0", "192.0.2.1:9")
+        } else {
+            ("[::]:0", "[2001:db8::1]:9")
+        };
         let socket = UdpSocket::bind(any).ok()?;
         socket.connect(target).ok()?;
         Some(socket.local_addr().ok()?.ip())
@@ -59,7 +63,9 @@ pub(super) fn validate(resolver: &impl Resolver, address: IpAddr) -> Result<(), 
     } else if address.is_unspecified() {
         Err("nodeIP can't be an all zeros address".to_owned())
     } else if !resolver.is_local(address) {
-        Err(format!("node IP: \"{address}\" not found in the host's network interfaces"))
+        Err(format!(
+            "node IP: \"{address}\" not found in the host's network interfaces"
+        ))
     } else {
         Ok(())
     }
@@ -74,7 +80,11 @@ pub(super) async fn choose(
     configured: &[IpAddr],
     node_name: &str,
 ) -> Result<Vec<IpAddr>, String> {
-    let given: Vec<IpAddr> = configured.iter().copied().filter(|address| !address.is_unspecified()).collect();
+    let given: Vec<IpAddr> = configured
+        .iter()
+        .copied()
+        .filter(|address| !address.is_unspecified())
+        .collect();
     for (address, which) in given.iter().zip(["nodeIP", "secondaryNodeIP"]) {
         validate(resolver, *address).map_err(|cause| format!("failed to validate {which}: {cause}"))?;
     }
@@ -87,12 +97,21 @@ pub(super) async fn choose(
         return Ok(vec![address]);
     }
     let found = resolver.lookup(node_name).await;
-    let good: Vec<IpAddr> =
-        found.into_iter().filter(|address| validate(resolver, *address).is_ok()).collect();
-    let named = good.iter().find(|address| address.is_ipv4() == ipv4).or(good.first()).copied();
+    let good: Vec<IpAddr> = found
+        .into_iter()
+        .filter(|address| validate(resolver, *address).is_ok())
+        .collect();
+    let named = good
+        .iter()
+        .find(|address| address.is_ipv4() == ipv4)
+        .or(good.first())
+        .copied();
     let routed = || {
         let usable = |address: &IpAddr| validate(resolver, *address).is_ok();
-        resolver.default_route(ipv4).filter(usable).or_else(|| resolver.default_route(!ipv4).filter(usable))
+        resolver
+            .default_route(ipv4)
+            .filter(usable)
+            .or_else(|| resolver.default_route(!ipv4).filter(usable))
     };
     match named.or_else(routed) {
         Some(address) => Ok(vec![address]),

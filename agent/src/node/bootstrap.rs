@@ -45,7 +45,12 @@ impl ClientStore {
             return Ok(pem);
         }
         let pem = keys::generate()?;
-        files::write("node.write_pending_key", &self.pending_key(), pem.as_bytes(), 0o600)?;
+        files::write(
+            "node.write_pending_key",
+            &self.pending_key(),
+            pem.as_bytes(),
+            0o600,
+        )?;
         Ok(pem)
     }
 
@@ -82,13 +87,16 @@ pub(super) async fn unusable(kubeconfig: &Path, now: Timestamp) -> Option<String
         }
         (None, Some(path)) => std::fs::read(path).ok(),
         // Tokens and exec plugins: nothing to look at.
-        (None, None) if auth.token.is_some() || auth.token_file.is_some() || auth.exec.is_some() => return None,
+        (None, None) if auth.token.is_some() || auth.token_file.is_some() || auth.exec.is_some() => {
+            return None;
+        }
         (None, None) => return Some("it has no credentials".to_owned()),
     };
     match pem.as_deref().map(Validity::of) {
-        Some(Ok(validity)) if now >= validity.until => {
-            Some(format!("its client certificate has expired on {}", validity.until))
-        }
+        Some(Ok(validity)) if now >= validity.until => Some(format!(
+            "its client certificate has expired on {}",
+            validity.until
+        )),
         Some(Ok(_)) => None,
         Some(Err(error)) => Some(error.to_string()),
         None => Some("its client certificate cannot be read".to_owned()),
@@ -101,12 +109,18 @@ pub(super) async fn unusable(kubeconfig: &Path, now: Timestamp) -> Option<String
 /// # Errors
 /// [`Error`] when waiting is of no use.
 pub(crate) async fn ensure(settings: &Settings) -> Result<(), Error> {
-    let Some(kubeconfig) = &settings.kubeconfig else { return Ok(()) };
-    let Some(reason) = unusable(kubeconfig, Timestamp::now()).await else { return Ok(()) };
+    let Some(kubeconfig) = &settings.kubeconfig else {
+        return Ok(());
+    };
+    let Some(reason) = unusable(kubeconfig, Timestamp::now()).await else {
+        return Ok(());
+    };
     let Some(bootstrap) = &settings.bootstrap_kubeconfig else {
         return Err(Error::Content {
             path: kubeconfig.clone(),
-            cause: format!("{reason}; give --bootstrap-kubeconfig, or join the cluster with \"longshore join\""),
+            cause: format!(
+                "{reason}; give --bootstrap-kubeconfig, or join the cluster with \"longshore join\""
+            ),
         });
     };
     tracing::info!(kubeconfig = %kubeconfig.display(), reason, "asking for a client certificate");
@@ -117,7 +131,11 @@ pub(crate) async fn ensure(settings: &Settings) -> Result<(), Error> {
             Err(error) if !may_pass(&error) => return Err(error),
             Err(error) => {
                 let error = explain(&error);
-                tracing::error!(error, seconds = pause.as_secs(), "no client certificate yet, trying again");
+                tracing::error!(
+                    error,
+                    seconds = pause.as_secs(),
+                    "no client certificate yet, trying again"
+                );
             }
         }
         tokio::time::sleep(pause).await;
@@ -130,8 +148,12 @@ pub(crate) async fn ensure(settings: &Settings) -> Result<(), Error> {
 /// # Errors
 /// [`Error`].
 pub(super) async fn once(settings: &Settings, kubeconfig: &Path, bootstrap: &Path) -> Result<(), Error> {
-    let session = Session::open(bootstrap).await.map_err(Error::api("read the bootstrap kubeconfig"))?;
-    let config = api::load(bootstrap).await.map_err(Error::api("read the bootstrap kubeconfig"))?;
+    let session = Session::open(bootstrap)
+        .await
+        .map_err(Error::api("read the bootstrap kubeconfig"))?;
+    let config = api::load(bootstrap)
+        .await
+        .map_err(Error::api("read the bootstrap kubeconfig"))?;
     let api = Api::new(session);
     let store = ClientStore::new(&settings.cert_dir);
     let key = store.key()?;
@@ -143,7 +165,9 @@ pub(super) async fn once(settings: &Settings, kubeconfig: &Path, bootstrap: &Pat
         request_pem: &request_pem,
         point: "api.create_client_csr",
     };
-    let name = signing::post(&api, &ask).await.map_err(|error| unauthorized(error, bootstrap))?;
+    let name = signing::post(&api, &ask)
+        .await
+        .map_err(|error| unauthorized(error, bootstrap))?;
     tracing::info!(name, "waiting for the client certificate to be signed");
     let certificate = match signing::wait(&api, &name).await {
         // The verdict was about this key: the next try takes another.
@@ -161,9 +185,9 @@ pub(super) async fn once(settings: &Settings, kubeconfig: &Path, bootstrap: &Pat
 /// A 401 gets the words that help.
 fn unauthorized(error: Error, bootstrap: &Path) -> Error {
     match &error {
-        Error::Api { source, .. } if source.is_unauthorized() => {
-            Error::Unauthorized { place: bootstrap.display().to_string() }
-        }
+        Error::Api { source, .. } if source.is_unauthorized() => Error::Unauthorized {
+            place: bootstrap.display().to_string(),
+        },
         _ => error,
     }
 }
@@ -172,7 +196,9 @@ fn unauthorized(error: Error, bootstrap: &Path) -> Error {
 /// may be made after it.
 fn may_pass(error: &Error) -> bool {
     match error {
-        Error::Api { .. } | Error::Unauthorized { .. } | Error::NotSigned { .. } | Error::Unsigned { .. } => true,
+        Error::Api { .. } | Error::Unauthorized { .. } | Error::NotSigned { .. } | Error::Unsigned { .. } => {
+            true
+        }
         Error::File { .. }
         | Error::Content { .. }
         | Error::Crypto { .. }

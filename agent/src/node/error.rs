@@ -9,10 +9,17 @@ use crate::api;
 pub(crate) enum Error {
     /// A call to the API server failed.
     #[error("{operation}: {source}")]
-    Api { operation: &'static str, source: api::Error },
+    Api {
+        operation: &'static str,
+        source: api::Error,
+    },
     /// A file could not be read or written.
     #[error("{operation} {path}: {source}")]
-    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    File {
+        operation: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// A file does not hold what it should.
     #[error("{path}: {cause}")]
     Content { path: PathBuf, cause: String },
@@ -27,7 +34,11 @@ pub(crate) enum Error {
     Unauthorized { place: String },
     /// Nobody signs.
     #[error("certificate signing request {name} was {verdict}: {message}")]
-    NotSigned { name: String, verdict: &'static str, message: String },
+    NotSigned {
+        name: String,
+        verdict: &'static str,
+        message: String,
+    },
     /// Nobody signs in time.
     #[error(
         "certificate signing request {name} was not signed within {minutes} min; \

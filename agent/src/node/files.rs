@@ -22,13 +22,20 @@ pub(super) fn write(point: &'static str, path: &Path, bytes: &[u8], mode: u32) -
 
 fn try_write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)?;
     let temporary = path.with_extension("new");
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
@@ -46,7 +53,9 @@ pub(super) fn link(point: &'static str, link: &Path, target: &Path) -> Result<()
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => std::os::unix::fs::symlink(target, &temporary),
     };
-    linked.and_then(|()| std::fs::rename(&temporary, link)).map_err(failed("link", link))
+    linked
+        .and_then(|()| std::fs::rename(&temporary, link))
+        .map_err(failed("link", link))
 }
 
 /// Removes `path`; nothing there is fine.
@@ -72,11 +81,17 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Err(error) => return Err(failed("read", path)(error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    file.take(MAX_FILE)
+        .read_to_end(&mut bytes)
+        .map_err(failed("read", path))?;
     Ok(Some(bytes))
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::File { operation, path, source }
+    move |source| Error::File {
+        operation,
+        path,
+        source,
+    }
 }

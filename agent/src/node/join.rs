@@ -27,9 +27,14 @@ pub(crate) struct Joined {
 /// # Errors
 /// [`Error`] with operation, object, cause and cure.
 pub(crate) async fn join(args: &JoinArgs, node_name: String) -> Result<Joined, Error> {
-    let token = Token::parse(&args.token).map_err(|cause| Error::Argument { argument: "--token", cause })?;
-    let pins = Pins::parse(&args.ca_hashes)
-        .map_err(|cause| Error::Argument { argument: "--discovery-token-ca-cert-hash", cause })?;
+    let token = Token::parse(&args.token).map_err(|cause| Error::Argument {
+        argument: "--token",
+        cause,
+    })?;
+    let pins = Pins::parse(&args.ca_hashes).map_err(|cause| Error::Argument {
+        argument: "--discovery-token-ca-cert-hash",
+        cause,
+    })?;
     let kubeconfig = args.etc_dir.join("kubelet.conf");
     if bootstrap::unusable(&kubeconfig, Timestamp::now()).await.is_none() {
         return Err(Error::Content {
@@ -42,9 +47,16 @@ pub(crate) async fn join(args: &JoinArgs, node_name: String) -> Result<Joined, E
     files::write("node.write_ca", &ca, &cluster.ca_pem, 0o644)?;
     let bootstrap_conf = args.etc_dir.join("bootstrap-kubelet.conf");
     let text = bootstrap_text(&cluster.config, &cluster.ca_pem, &token);
-    files::write("node.write_bootstrap_kubeconfig", &bootstrap_conf, text.as_bytes(), 0o600)?;
+    files::write(
+        "node.write_bootstrap_kubeconfig",
+        &bootstrap_conf,
+        text.as_bytes(),
+        0o600,
+    )?;
 
-    let session = Session::open(&bootstrap_conf).await.map_err(Error::api("read the bootstrap kubeconfig"))?;
+    let session = Session::open(&bootstrap_conf)
+        .await
+        .map_err(Error::api("read the bootstrap kubeconfig"))?;
     let api = Api::new(session);
     refuse_twin(&api, &node_name).await?;
     let mut notes = Vec::new();
@@ -61,7 +73,12 @@ pub(crate) async fn join(args: &JoinArgs, node_name: String) -> Result<Joined, E
     bootstrap::once(&settings, &kubeconfig, &bootstrap_conf).await?;
     // The token has done its work: it must not lie about.
     files::remove("node.remove_bootstrap_kubeconfig", &bootstrap_conf)?;
-    Ok(Joined { node_name, kubeconfig, config, notes })
+    Ok(Joined {
+        node_name,
+        kubeconfig,
+        config,
+        notes,
+    })
 }
 
 fn bootstrap_text(config: &kube::Config, ca_pem: &[u8], token: &Token) -> String {
@@ -90,14 +107,22 @@ async fn refuse_twin(api: &Api, node_name: &str) -> Result<(), Error> {
     let node = match api.get::<Node>(None, node_name).await {
         Ok(node) => node,
         Err(error) if error.is_unauthorized() => {
-            return Err(Error::Unauthorized { place: "--token".to_owned() });
+            return Err(Error::Unauthorized {
+                place: "--token".to_owned(),
+            });
         }
         // Not every cluster lets a token look.
         Err(error) if error.is_forbidden() => return Ok(()),
         Err(error) => return Err(Error::api("look for a node of this name")(error)),
     };
-    let conditions = node.and_then(|node| node.status).and_then(|status| status.conditions).unwrap_or_default();
-    if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+    let conditions = node
+        .and_then(|node| node.status)
+        .and_then(|status| status.conditions)
+        .unwrap_or_default();
+    if conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    {
         return Err(Error::Argument {
             argument: "--node-name",
             cause: format!(
@@ -112,7 +137,9 @@ async fn refuse_twin(api: &Api, node_name: &str) -> Result<(), Error> {
 /// The cluster's kubelet configuration, or one that works where it gives none.
 async fn write_config(api: &Api, path: &Path, ca: &Path, notes: &mut Vec<String>) -> Result<(), Error> {
     let text = match api.get::<ConfigMap>(Some("kube-system"), "kubelet-config").await {
-        Ok(map) => map.and_then(|map| map.data).and_then(|mut data| data.remove("kubelet")),
+        Ok(map) => map
+            .and_then(|map| map.data)
+            .and_then(|mut data| data.remove("kubelet")),
         Err(error) if error.is_forbidden() => None,
         Err(error) => return Err(Error::api("read the cluster's kubelet configuration")(error)),
     };

@@ -12,7 +12,10 @@ use rustls::sign::CertifiedKey;
 use super::Error;
 
 fn failed(operation: &'static str) -> impl FnOnce(rcgen::Error) -> Error {
-    move |cause| Error::Crypto { operation, cause: cause.to_string() }
+    move |cause| Error::Crypto {
+        operation,
+        cause: cause.to_string(),
+    }
 }
 
 /// A new ECDSA P-256 key, in PEM (PKCS#8).
@@ -20,21 +23,30 @@ fn failed(operation: &'static str) -> impl FnOnce(rcgen::Error) -> Error {
 /// # Errors
 /// [`Error::Crypto`].
 pub(super) fn generate() -> Result<String, Error> {
-    Ok(KeyPair::generate().map_err(failed("generate a key"))?.serialize_pem())
+    Ok(KeyPair::generate()
+        .map_err(failed("generate a key"))?
+        .serialize_pem())
 }
 
 fn identity(node_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-    params.distinguished_name.push(DnType::CommonName, format!("system:node:{node_name}"));
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "system:nodes");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("system:node:{node_name}"));
     params
 }
 
 fn sans(names: &[String], addresses: &[IpAddr]) -> Result<Vec<SanType>, Error> {
     let mut sans = Vec::new();
     for name in names {
-        let name = name.as_str().try_into().map_err(failed("put a name into a certificate"))?;
+        let name = name
+            .as_str()
+            .try_into()
+            .map_err(failed("put a name into a certificate"))?;
         sans.push(SanType::DnsName(name));
     }
     sans.extend(addresses.iter().copied().map(SanType::IpAddress));
@@ -47,7 +59,9 @@ fn sans(names: &[String], addresses: &[IpAddr]) -> Result<Vec<SanType>, Error> {
 /// [`Error::Crypto`].
 pub(super) fn client_request(node_name: &str, key_pem: &str) -> Result<String, Error> {
     let key = KeyPair::from_pem(key_pem).map_err(failed("read the client key"))?;
-    let request = identity(node_name).serialize_request(&key).map_err(failed("make a certificate request"))?;
+    let request = identity(node_name)
+        .serialize_request(&key)
+        .map_err(failed("make a certificate request"))?;
     request.pem().map_err(failed("write a certificate request"))
 }
 
@@ -64,7 +78,9 @@ pub(super) fn serving_request(
     let key = KeyPair::from_pem(key_pem).map_err(failed("read the serving key"))?;
     let mut params = identity(node_name);
     params.subject_alt_names = sans(names, addresses)?;
-    let request = params.serialize_request(&key).map_err(failed("make a certificate request"))?;
+    let request = params
+        .serialize_request(&key)
+        .map_err(failed("make a certificate request"))?;
     request.pem().map_err(failed("write a certificate request"))
 }
 
@@ -73,14 +89,23 @@ pub(super) fn serving_request(
 ///
 /// # Errors
 /// [`Error::Crypto`].
-pub(super) fn self_signed(host: &str, addresses: &[IpAddr], now: Timestamp) -> Result<(String, String), Error> {
+pub(super) fn self_signed(
+    host: &str,
+    addresses: &[IpAddr],
+    now: Timestamp,
+) -> Result<(String, String), Error> {
     const HOUR: Duration = Duration::from_secs(3600);
     let key = KeyPair::generate().map_err(failed("generate a key"))?;
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("{host}@{}", now.as_second()));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{host}@{}", now.as_second()));
     params.subject_alt_names = sans(&[host.to_owned()], addresses)?;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let now = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0));
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
@@ -91,22 +116,40 @@ pub(super) fn self_signed(host: &str, addresses: &[IpAddr], now: Timestamp) -> R
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// A certificate chain with its key, ready for TLS.
+/// A certificate chain and its key from their PEM texts.
 ///
 /// # Errors
 /// [`Error::Crypto`].
-pub(super) fn certified(chain_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, Error> {
-    let refused =
-        |cause: String| Error::Crypto { operation: "use a certificate with its key", cause };
+pub(super) fn parsed(
+    chain_pem: &[u8],
+    key_pem: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let refused = |cause: String| Error::Crypto {
+        operation: "use a certificate with its key",
+        cause,
+    };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain_pem)
         .collect::<Result<_, _>>()
         .map_err(|cause| refused(cause.to_string()))?;
     if chain.is_empty() {
         return Err(refused("there is no certificate".to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|cause| refused(format!("private key: {cause}")))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key_pem).map_err(|cause| refused(format!("private key: {cause}")))?;
+    Ok((chain, key))
+}
+
+/// A certificate chain with its key, ready for TLS.
+///
+/// # Errors
+/// [`Error::Crypto`], also when the key is not the certificate's.
+pub(super) fn certified(chain_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, Error> {
+    let (chain, key) = parsed(chain_pem, key_pem)?;
     let provider = rustls::crypto::ring::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map_err(|cause| refused(cause.to_string()))
+    CertifiedKey::from_der(chain, key, &provider).map_err(|cause| Error::Crypto {
+        operation: "use a certificate with its key",
+        cause: cause.to_string(),
+    })
 }
 
 /// When the first certificate of a PEM text begins and ceases to hold.
@@ -122,8 +165,10 @@ impl Validity {
     /// # Errors
     /// [`Error::Crypto`].
     pub(super) fn of(chain_pem: &[u8]) -> Result<Self, Error> {
-        let refused =
-            |cause: String| Error::Crypto { operation: "read a certificate's validity", cause };
+        let refused = |cause: String| Error::Crypto {
+            operation: "read a certificate's validity",
+            cause,
+        };
         let first = CertificateDer::pem_slice_iter(chain_pem).next();
         let der = first
             .ok_or_else(|| refused("there is no certificate".to_owned()))?
@@ -134,7 +179,10 @@ impl Validity {
             Timestamp::from_second(at.timestamp()).map_err(|cause| refused(cause.to_string()))
         };
         let validity = certificate.validity();
-        Ok(Self { from: time(validity.not_before)?, until: time(validity.not_after)? })
+        Ok(Self {
+            from: time(validity.not_before)?,
+            until: time(validity.not_after)?,
+        })
     }
 
     /// Whether it holds at `now`.
@@ -146,8 +194,12 @@ impl Validity {
     pub(super) fn renewal(&self, share: f64) -> Timestamp {
         let life = self.until.as_second() - self.from.as_second();
         let part = 0.7 + 0.2 * share.clamp(0.0, 1.0);
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a second more or less")]
-        let after = (life as f64 * part) as i64;
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "a second more or less"
+        )]
+        let after = (life as f64 * part).round() as i64;
         Timestamp::from_second(self.from.as_second() + after).unwrap_or(self.until)
     }
 }
@@ -157,11 +209,15 @@ pub(super) fn request_name(node_name: &str, key_pem: &str) -> Result<String, Err
     use base64::Engine as _;
     let key = KeyPair::from_pem(key_pem).map_err(failed("read the client key"))?;
     let mut digest = ring::digest::Context::new(&ring::digest::SHA512_256);
-    for part in [key.public_key_raw(), node_name.as_bytes(), b"system:nodes", b"client auth"] {
+    for part in [
+        key.public_key_raw(),
+        node_name.as_bytes(),
+        b"system:nodes",
+        b"client auth",
+    ] {
         digest.update(&(part.len() as u64).to_be_bytes());
         digest.update(part);
     }
     let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest.finish());
     Ok(format!("node-csr-{text}"))
 }
-

@@ -55,14 +55,20 @@ impl Machine {
 
 fn read(path: &PathBuf) -> Option<String> {
     let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(MAX_TEXT).read_to_string(&mut text).ok()?;
+    std::fs::File::open(path)
+        .ok()?
+        .take(MAX_TEXT)
+        .read_to_string(&mut text)
+        .ok()?;
     Some(text)
 }
 
 /// The first text that says something, trimmed.
 fn first<const N: usize>(texts: [Option<String>; N]) -> String {
     let said = |text: String| {
-        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned();
+        let text = text
+            .trim_matches(|c: char| c.is_whitespace() || c == '\0')
+            .to_owned();
         (!text.is_empty()).then_some(text)
     };
     texts.into_iter().flatten().find_map(said).unwrap_or_default()
@@ -76,7 +82,9 @@ fn cpus(info: &str) -> i64 {
 /// A line like `MemTotal:  123 kB` in bytes, 0 when it is not there.
 fn kilobytes(info: &str, key: &str) -> i64 {
     let line = info.lines().find_map(|line| line.strip_prefix(key));
-    let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|word| word.parse::<i64>().ok());
+    let number = line
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|word| word.parse::<i64>().ok());
     number.unwrap_or(0).saturating_mul(1024)
 }
 
@@ -84,10 +92,13 @@ fn huge_pages(dir: &Path) -> BTreeMap<i64, i64> {
     let mut sizes = BTreeMap::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let size = name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok());
+        let size = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok());
         let Some(size) = size else { continue };
-        let count: i64 =
-            read(&entry.path().join("nr_hugepages")).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let count: i64 = read(&entry.path().join("nr_hugepages"))
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
         sizes.insert(size, count.saturating_mul(size).saturating_mul(1024));
     }
     sizes
@@ -95,10 +106,14 @@ fn huge_pages(dir: &Path) -> BTreeMap<i64, i64> {
 
 fn os_image(release: &str) -> String {
     let value = |key: &str| {
-        let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+        let line = release
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
         Some(line.trim().trim_matches(['"', '\'']).to_owned())
     };
-    value("PRETTY_NAME").or_else(|| value("NAME")).unwrap_or_else(|| "Linux".to_owned())
+    value("PRETTY_NAME")
+        .or_else(|| value("NAME"))
+        .unwrap_or_else(|| "Linux".to_owned())
 }
 
 fn storage(path: &Path) -> Option<i64> {

@@ -13,7 +13,11 @@ pub(crate) struct Condition {
 
 impl std::fmt::Display for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}={} reason:{} message:{}", self.kind, self.holds, self.reason, self.message)
+        write!(
+            f,
+            "{}={} reason:{} message:{}",
+            self.kind, self.holds, self.reason, self.message
+        )
     }
 }
 

@@ -82,9 +82,15 @@ pub(super) async fn wait(api: &Api, name: &str) -> Result<Vec<u8>, Error> {
                 }
                 Ok(None) => {
                     let message = "it was deleted before it was signed".to_owned();
-                    return Err(Error::NotSigned { name: name.to_owned(), verdict: "deleted", message });
+                    return Err(Error::NotSigned {
+                        name: name.to_owned(),
+                        verdict: "deleted",
+                        message,
+                    });
                 }
-                Err(error) if error.is_transient() => tracing::warn!(%error, "still waiting for a certificate"),
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "still waiting for a certificate")
+                }
                 Err(error) => return Err(Error::api("wait for a certificate")(error)),
             }
             tokio::time::sleep(pause).await;
@@ -92,7 +98,10 @@ pub(super) async fn wait(api: &Api, name: &str) -> Result<Vec<u8>, Error> {
         }
     });
     waited.await.unwrap_or_else(|_| {
-        Err(Error::Unsigned { name: name.to_owned(), minutes: PATIENCE.as_secs() / 60 })
+        Err(Error::Unsigned {
+            name: name.to_owned(),
+            minutes: PATIENCE.as_secs() / 60,
+        })
     })
 }
 
@@ -105,11 +114,22 @@ pub(super) fn verdict(
     let conditions = status.conditions.as_deref().unwrap_or_default();
     for (kind, word) in [("Denied", "denied"), ("Failed", "marked as failed")] {
         if let Some(condition) = conditions.iter().find(|condition| condition.type_ == kind) {
-            let message = condition.message.clone().or_else(|| condition.reason.clone()).unwrap_or_default();
-            return Some(Err(Error::NotSigned { name: name.to_owned(), verdict: word, message }));
+            let message = condition
+                .message
+                .clone()
+                .or_else(|| condition.reason.clone())
+                .unwrap_or_default();
+            return Some(Err(Error::NotSigned {
+                name: name.to_owned(),
+                verdict: word,
+                message,
+            }));
         }
     }
     let approved = conditions.iter().any(|condition| condition.type_ == "Approved");
-    let certificate = status.certificate.as_ref().filter(|certificate| !certificate.0.is_empty())?;
+    let certificate = status
+        .certificate
+        .as_ref()
+        .filter(|certificate| !certificate.0.is_empty())?;
     approved.then(|| Ok(certificate.0.clone()))
 }

@@ -33,10 +33,16 @@ pub(in crate::node) struct Cluster {
 /// # Errors
 /// [`Error::Discovery`] with cause and cure.
 pub(in crate::node) async fn discover(endpoint: &str, token: &Token, pins: &Pins) -> Result<Cluster, Error> {
-    let failed = |cause: String| Error::Discovery { endpoint: endpoint.to_owned(), cause };
+    let failed = |cause: String| Error::Discovery {
+        endpoint: endpoint.to_owned(),
+        cause,
+    };
     let url: http::Uri = format!("https://{endpoint}")
         .parse()
-        .map_err(|_| Error::Argument { argument: "HOST:PORT", cause: format!("{endpoint:?} is no address") })?;
+        .map_err(|_| Error::Argument {
+            argument: "HOST:PORT",
+            cause: format!("{endpoint:?} is no address"),
+        })?;
     let mut insecure = Config::new(url.clone());
     insecure.accept_invalid_certs = true;
     let text = signed_info(insecure, token, &failed).await?;
@@ -50,13 +56,19 @@ pub(in crate::node) async fn discover(endpoint: &str, token: &Token, pins: &Pins
     secure.root_cert = Some(ders(&cluster.ca_pem).map_err(&failed)?);
     let again = info(secure, &failed).await?;
     if again.data.unwrap_or_default().get("kubeconfig") != Some(&text) {
-        return Err(failed("cluster-info is another when asked for with the pinned CA".to_owned()));
+        return Err(failed(
+            "cluster-info is another when asked for with the pinned CA".to_owned(),
+        ));
     }
     Ok(cluster)
 }
 
 /// The kubeconfig of cluster-info, once its signature fits.
-async fn signed_info(config: Config, token: &Token, failed: &impl Fn(String) -> Error) -> Result<String, Error> {
+async fn signed_info(
+    config: Config,
+    token: &Token,
+    failed: &impl Fn(String) -> Error,
+) -> Result<String, Error> {
     for _ in 0..SIGNATURE_TRIES {
         let data = info(config.clone(), failed).await?.data.unwrap_or_default();
         let Some(text) = data.get("kubeconfig").filter(|text| !text.is_empty()) else {
@@ -66,7 +78,9 @@ async fn signed_info(config: Config, token: &Token, failed: &impl Fn(String) -> 
         };
         if let Some(signature) = data.get(&format!("jws-kubeconfig-{}", token.id)) {
             let verified = token.verify(signature, text);
-            return verified.map(|()| text.clone()).map_err(|cause| failed(format!("cluster-info: {cause}")));
+            return verified
+                .map(|()| text.clone())
+                .map_err(|cause| failed(format!("cluster-info: {cause}")));
         }
         tokio::time::sleep(FIRST_PAUSE).await;
     }
@@ -86,7 +100,11 @@ async fn info(config: Config, failed: &impl Fn(String) -> Error) -> Result<Confi
     loop {
         let error = match api.get::<ConfigMap>(Some("kube-public"), "cluster-info").await {
             Ok(Some(info)) => return Ok(info),
-            Ok(None) => return Err(failed("there is no ConfigMap kube-public/cluster-info".to_owned())),
+            Ok(None) => {
+                return Err(failed(
+                    "there is no ConfigMap kube-public/cluster-info".to_owned(),
+                ));
+            }
             Err(error) => error,
         };
         let words = with_clocks(&error.to_string(), jiff::Timestamp::now());
@@ -94,7 +112,11 @@ async fn info(config: Config, failed: &impl Fn(String) -> Error) -> Result<Confi
         if !error.is_transient() || is_certificate || began.elapsed() + pause > PATIENCE {
             return Err(failed(words));
         }
-        tracing::warn!(error = words, seconds = pause.as_secs(), "the API server does not answer, trying again");
+        tracing::warn!(
+            error = words,
+            seconds = pause.as_secs(),
+            "the API server does not answer, trying again"
+        );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }
@@ -105,7 +127,12 @@ async fn cluster(text: &str, token: &Token) -> Result<Cluster, String> {
     let refused = |cause: String| format!("the kubeconfig of cluster-info: {cause}");
     let mut file = Kubeconfig::from_yaml(text).map_err(|cause| refused(api::chain(&cause)))?;
     // It has neither users nor contexts: ours are added, so that one reader serves.
-    let cluster = file.clusters.first().ok_or_else(|| refused("it has no cluster".to_owned()))?.name.clone();
+    let cluster = file
+        .clusters
+        .first()
+        .ok_or_else(|| refused("it has no cluster".to_owned()))?
+        .name
+        .clone();
     let user = serde_json::json!({
         "users": [{"name": "tls-bootstrap-token-user", "user": {"token": token.bearer()}}],
         "contexts": [{"name": "bootstrap", "context": {"cluster": cluster, "user": "tls-bootstrap-token-user"}}],
@@ -117,13 +144,25 @@ async fn cluster(text: &str, token: &Token) -> Result<Cluster, String> {
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(|cause| refused(api::chain(&cause)))?;
-    let roots = config.root_cert.clone().ok_or_else(|| refused("it has no CA".to_owned()))?;
-    let ca_pem = roots.iter().map(|der| super::super::bootstrap::pem_block("CERTIFICATE", der)).collect::<String>();
-    Ok(Cluster { config, ca_pem: ca_pem.into_bytes() })
+    let roots = config
+        .root_cert
+        .clone()
+        .ok_or_else(|| refused("it has no CA".to_owned()))?;
+    let ca_pem = roots
+        .iter()
+        .map(|der| super::super::bootstrap::pem_block("CERTIFICATE", der))
+        .collect::<String>();
+    Ok(Cluster {
+        config,
+        ca_pem: ca_pem.into_bytes(),
+    })
 }
 
 fn ders(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     CertificateDer::pem_slice_iter(pem)
-        .map(|der| der.map(|der| der.to_vec()).map_err(|cause| format!("its CA is no PEM: {cause}")))
+        .map(|der| {
+            der.map(|der| der.to_vec())
+                .map_err(|cause| format!("its CA is no PEM: {cause}"))
+        })
         .collect()
 }

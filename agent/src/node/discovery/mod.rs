@@ -31,9 +31,10 @@ impl Token {
             word.len() == length && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         };
         match text.split_once('.') {
-            Some((id, secret)) if is_word(id, 6) && is_word(secret, 16) => {
-                Ok(Self { id: id.to_owned(), secret: secret.to_owned() })
-            }
+            Some((id, secret)) if is_word(id, 6) && is_word(secret, 16) => Ok(Self {
+                id: id.to_owned(),
+                secret: secret.to_owned(),
+            }),
             _ => Err("a token is 6 and 16 lower-case letters or digits with a dot between".to_owned()),
         }
     }
@@ -53,7 +54,9 @@ impl Token {
             return Err("its signature is no detached JWS".to_owned());
         };
         let decode = |text: &str| {
-            URL_SAFE_NO_PAD.decode(text).map_err(|_| "its signature is no detached JWS".to_owned())
+            URL_SAFE_NO_PAD
+                .decode(text)
+                .map_err(|_| "its signature is no detached JWS".to_owned())
         };
         let fields: serde_json::Value = serde_json::from_slice(&decode(header)?)
             .map_err(|_| "the header of its signature is no JSON".to_owned())?;
@@ -84,7 +87,8 @@ impl Pins {
     /// A sentence that names the bad one.
     pub(super) fn parse(texts: &[String]) -> Result<Self, String> {
         let one = |text: &String| {
-            let refused = || format!("{text:?} is no hash of a CA key: write sha256: and 64 hexadecimal digits");
+            let refused =
+                || format!("{text:?} is no hash of a CA key: write sha256: and 64 hexadecimal digits");
             let (kind, hex) = text.split_once(':').ok_or_else(refused)?;
             if !kind.eq_ignore_ascii_case("sha256") || hex.len() != 64 || !hex.is_ascii() {
                 return Err(refused());
@@ -124,7 +128,11 @@ impl Pins {
         Err(format!(
             "its CA key has the hash {}, none of those given: this is another cluster than was meant, or the hash is \
              mistyped (\"kubeadm token create --print-join-command\" prints it)",
-            if found.is_empty() { "of no certificate".to_owned() } else { found.join(", ") }
+            if found.is_empty() {
+                "of no certificate".to_owned()
+            } else {
+                found.join(", ")
+            }
         ))
     }
 }

@@ -25,18 +25,42 @@ struct Words {
 
 const MEMORY: Words = Words {
     kind: "MemoryPressure",
-    yes: ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "NodeHasInsufficientMemory"],
-    no: ["KubeletHasSufficientMemory", "kubelet has sufficient memory available", "NodeHasSufficientMemory"],
+    yes: [
+        "KubeletHasInsufficientMemory",
+        "kubelet has insufficient memory available",
+        "NodeHasInsufficientMemory",
+    ],
+    no: [
+        "KubeletHasSufficientMemory",
+        "kubelet has sufficient memory available",
+        "NodeHasSufficientMemory",
+    ],
 };
 const DISK: Words = Words {
     kind: "DiskPressure",
-    yes: ["KubeletHasDiskPressure", "kubelet has disk pressure", "NodeHasDiskPressure"],
-    no: ["KubeletHasNoDiskPressure", "kubelet has no disk pressure", "NodeHasNoDiskPressure"],
+    yes: [
+        "KubeletHasDiskPressure",
+        "kubelet has disk pressure",
+        "NodeHasDiskPressure",
+    ],
+    no: [
+        "KubeletHasNoDiskPressure",
+        "kubelet has no disk pressure",
+        "NodeHasNoDiskPressure",
+    ],
 };
 const PIDS: Words = Words {
     kind: "PIDPressure",
-    yes: ["KubeletHasInsufficientPID", "kubelet has insufficient PID available", "NodeHasInsufficientPID"],
-    no: ["KubeletHasSufficientPID", "kubelet has sufficient PID available", "NodeHasSufficientPID"],
+    yes: [
+        "KubeletHasInsufficientPID",
+        "kubelet has insufficient PID available",
+        "NodeHasInsufficientPID",
+    ],
+    no: [
+        "KubeletHasSufficientPID",
+        "kubelet has sufficient PID available",
+        "NodeHasSufficientPID",
+    ],
 };
 
 /// Fills in the four conditions; those of others stay.
@@ -50,20 +74,36 @@ pub(super) fn fill(
     let errors = errors(status, settings, facts);
     let conditions = status.conditions.get_or_insert_default();
     let pressures = facts.pressures;
-    for (words, under) in [(MEMORY, pressures.memory), (DISK, pressures.disk), (PIDS, pressures.pids)] {
+    for (words, under) in [
+        (MEMORY, pressures.memory),
+        (DISK, pressures.disk),
+        (PIDS, pressures.pids),
+    ] {
         let [reason, message, event] = if under { words.yes } else { words.no };
-        let changed = put(conditions, condition(words.kind, under, reason, message.to_owned(), now));
+        let changed = put(
+            conditions,
+            condition(words.kind, under, reason, message.to_owned(), now),
+        );
         if changed != Changed::No {
             told.push(tell(settings, event));
         }
     }
     let ready = match aggregate(&errors) {
-        None => condition("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned(), now),
+        None => condition(
+            "Ready",
+            true,
+            "KubeletReady",
+            "kubelet is posting ready status".to_owned(),
+            now,
+        ),
         Some(message) => condition("Ready", false, "KubeletNotReady", message, now),
     };
     let is_ready = ready.status == "True";
     if put(conditions, ready) == Changed::Yes {
-        told.push(tell(settings, if is_ready { "NodeReady" } else { "NodeNotReady" }));
+        told.push(tell(
+            settings,
+            if is_ready { "NodeReady" } else { "NodeNotReady" },
+        ));
     }
 }
 
@@ -99,7 +139,11 @@ fn put(conditions: &mut Vec<NodeCondition>, mut new: NodeCondition) -> Changed {
         conditions.push(new);
         return Changed::New;
     };
-    let changed = if old.status == new.status { Changed::No } else { Changed::Yes };
+    let changed = if old.status == new.status {
+        Changed::No
+    } else {
+        Changed::Yes
+    };
     if changed == Changed::No {
         new.last_transition_time.clone_from(&old.last_transition_time);
     }
@@ -111,8 +155,14 @@ fn put(conditions: &mut Vec<NodeCondition>, mut new: NodeCondition) -> Changed {
 fn errors(status: &NodeStatus, settings: &Settings, facts: &Facts) -> Vec<String> {
     let mut errors = Vec::new();
     let named = |kind: &str| {
-        let conditions = facts.health.as_ref().map(|health| health.conditions.as_slice()).unwrap_or_default();
-        conditions.iter().find(|condition| condition.kind == kind && !condition.holds)
+        let conditions = facts
+            .health
+            .as_ref()
+            .map(|health| health.conditions.as_slice())
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .find(|condition| condition.kind == kind && !condition.holds)
     };
     match (&facts.health, &facts.health_error) {
         (_, Some(error)) => errors.push(format!("container runtime is down: {error}")),
@@ -135,7 +185,10 @@ fn errors(status: &NodeStatus, settings: &Settings, facts: &Facts) -> Vec<String
     }
     wanted.retain(|name| !capacity.contains_key(*name));
     if !wanted.is_empty() {
-        errors.push(format!("missing node capacity for resources: {}", wanted.join(", ")));
+        errors.push(format!(
+            "missing node capacity for resources: {}",
+            wanted.join(", ")
+        ));
     }
     errors
 }

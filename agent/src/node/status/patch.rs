@@ -7,23 +7,40 @@ use serde_json::{Map, Value, json};
 pub(super) fn differs(before: &Node, after: &Node) -> bool {
     let stripped = |node: &Node| {
         let mut node = node.clone();
-        for condition in node.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten()) {
+        for condition in node
+            .status
+            .iter_mut()
+            .flat_map(|status| status.conditions.iter_mut().flatten())
+        {
             condition.last_heartbeat_time = None;
         }
-        (node.status, node.metadata.labels, node.metadata.annotations.filter(|map| !map.is_empty()))
+        (
+            node.status,
+            node.metadata.labels,
+            node.metadata.annotations.filter(|map| !map.is_empty()),
+        )
     };
     stripped(before) != stripped(after)
 }
 
 /// The patch that makes `after` of `before`, by the fields that are the node's to write.
-pub(super) fn patch(before: &Node, after: &Node) -> Value {
+pub(in crate::node) fn patch(before: &Node, after: &Node) -> Value {
     let to_value = |node: &Node| serde_json::to_value(node).expect("a Node is plain data");
     let (old, new) = (to_value(before), to_value(after));
     let mut status = Map::new();
     if let Some(changed) = changed_conditions(before, after) {
         status.insert("conditions".into(), changed);
     }
-    for field in ["addresses", "capacity", "allocatable", "nodeInfo", "daemonEndpoints", "images", "runtimeHandlers", "features"] {
+    for field in [
+        "addresses",
+        "capacity",
+        "allocatable",
+        "nodeInfo",
+        "daemonEndpoints",
+        "images",
+        "runtimeHandlers",
+        "features",
+    ] {
         let (old, new) = (&old["status"][field], &new["status"][field]);
         if old == new {
             continue;
@@ -31,7 +48,12 @@ pub(super) fn patch(before: &Node, after: &Node) -> Value {
         let value = match (field, new) {
             // Merged by type otherwise, which loses the second address of one type.
             ("addresses", Value::Array(list)) => {
-                json!(list.iter().cloned().chain([json!({"$patch": "replace"})]).collect::<Vec<_>>())
+                json!(
+                    list.iter()
+                        .cloned()
+                        .chain([json!({"$patch": "replace"})])
+                        .collect::<Vec<_>>()
+                )
             }
             ("images" | "runtimeHandlers", _) => new.clone(),
             _ => merge_patch(old, new),
@@ -53,17 +75,24 @@ pub(super) fn patch(before: &Node, after: &Node) -> Value {
 
 fn changed_conditions(before: &Node, after: &Node) -> Option<Value> {
     let list = |node: &Node| -> Vec<NodeCondition> {
-        node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default()
+        node.status
+            .as_ref()
+            .and_then(|status| status.conditions.clone())
+            .unwrap_or_default()
     };
     let old = list(before);
-    let changed: Vec<NodeCondition> =
-        list(after).into_iter().filter(|condition| !old.contains(condition)).collect();
+    let changed: Vec<NodeCondition> = list(after)
+        .into_iter()
+        .filter(|condition| !old.contains(condition))
+        .collect();
     (!changed.is_empty()).then(|| json!(changed))
 }
 
 /// RFC 7396, which strategic merge follows for maps.
 fn merge_patch(old: &Value, new: &Value) -> Value {
-    let (Value::Object(old_map), Value::Object(new_map)) = (old, new) else { return new.clone() };
+    let (Value::Object(old_map), Value::Object(new_map)) = (old, new) else {
+        return new.clone();
+    };
     let mut patch = Map::new();
     for (key, value) in new_map {
         match old_map.get(key) {

@@ -59,7 +59,9 @@ pub(crate) fn plan(settings: &Settings, original: &Node, facts: &Facts, now: Tim
     resources::fill(&mut status, settings, &facts.machine);
     status.node_info = Some(info(&before, &facts.machine));
     status.daemon_endpoints = Some(NodeDaemonEndpoints {
-        kubelet_endpoint: Some(DaemonEndpoint { port: settings.kubelet.port.into() }),
+        kubelet_endpoint: Some(DaemonEndpoint {
+            port: settings.kubelet.port.into(),
+        }),
     });
     if let Some(found) = &facts.images {
         status.images = images(found, settings.kubelet.node_status_max_images);
@@ -96,8 +98,12 @@ fn annotations(node: &mut Node, settings: &Settings, facts: &Facts) {
     };
     let unenforced = (!facts.unenforced.is_empty()).then(|| facts.unenforced.join(","));
     put(UNENFORCED, unenforced);
-    let given: Vec<String> =
-        settings.node_ips.iter().filter(|ip| !ip.is_unspecified()).map(ToString::to_string).collect();
+    let given: Vec<String> = settings
+        .node_ips
+        .iter()
+        .filter(|ip| !ip.is_unspecified())
+        .map(ToString::to_string)
+        .collect();
     let external = settings.cloud_provider == "external" && !given.is_empty();
     put(PROVIDED_IP, external.then(|| given.join(",")));
     if annotations.is_empty() {
@@ -106,10 +112,17 @@ fn annotations(node: &mut Node, settings: &Settings, facts: &Facts) {
 }
 
 fn addresses(status: &mut NodeStatus, settings: &Settings, facts: &Facts) {
-    let host = NodeAddress { type_: "Hostname".into(), address: settings.node_name.clone() };
+    let host = NodeAddress {
+        type_: "Hostname".into(),
+        address: settings.node_name.clone(),
+    };
     if settings.cloud_provider == "external" {
         // The cloud's controller fills them in; what it wrote stays.
-        if status.addresses.as_ref().is_some_and(|addresses| !addresses.is_empty()) {
+        if status
+            .addresses
+            .as_ref()
+            .is_some_and(|addresses| !addresses.is_empty())
+        {
             return;
         }
         if settings.node_ips.is_empty() {
@@ -118,13 +131,20 @@ fn addresses(status: &mut NodeStatus, settings: &Settings, facts: &Facts) {
         }
     }
     if let Some(Ok(found)) = &facts.addresses {
-        let internal = found.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() });
+        let internal = found.iter().map(|ip| NodeAddress {
+            type_: "InternalIP".into(),
+            address: ip.to_string(),
+        });
         status.addresses = Some(internal.chain([host]).collect());
     }
 }
 
 fn reboot(before: &NodeStatus, facts: &Facts, settings: &Settings, told: &mut Vec<Told>) {
-    let old = before.node_info.as_ref().map(|info| info.boot_id.as_str()).unwrap_or_default();
+    let old = before
+        .node_info
+        .as_ref()
+        .map(|info| info.boot_id.as_str())
+        .unwrap_or_default();
     let new = &facts.machine.boot_id;
     if !old.is_empty() && old != new {
         told.push(Told {
@@ -156,13 +176,25 @@ fn info(before: &NodeStatus, machine: &Machine) -> NodeSystemInfo {
 
 fn images(found: &[Image], max: i32) -> Option<Vec<ContainerImage>> {
     let mut sorted: Vec<&Image> = found.iter().collect();
-    sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| (&a.digests, &a.tags).cmp(&(&b.digests, &b.tags))));
+    sorted.sort_by(|a, b| {
+        b.size
+            .cmp(&a.size)
+            .then_with(|| (&a.digests, &a.tags).cmp(&(&b.digests, &b.tags)))
+    });
     let max = usize::try_from(max).unwrap_or(usize::MAX);
     let list: Vec<ContainerImage> = sorted
         .into_iter()
         .take(max)
         .map(|image| ContainerImage {
-            names: Some(image.digests.iter().chain(&image.tags).take(MAX_NAMES).cloned().collect()),
+            names: Some(
+                image
+                    .digests
+                    .iter()
+                    .chain(&image.tags)
+                    .take(MAX_NAMES)
+                    .cloned()
+                    .collect(),
+            ),
             size_bytes: Some(image.size),
         })
         .collect();
@@ -181,6 +213,7 @@ fn handlers(status: &mut NodeStatus, health: &Health) {
         }),
     };
     status.runtime_handlers = (!sorted.is_empty()).then(|| sorted.into_iter().map(one).collect());
-    status.features =
-        Some(NodeFeatures { supplemental_groups_policy: Some(health.supplemental_groups_policy) });
+    status.features = Some(NodeFeatures {
+        supplemental_groups_policy: Some(health.supplemental_groups_policy),
+    });
 }

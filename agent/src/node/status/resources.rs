@@ -39,7 +39,10 @@ fn amounts(settings: &Settings, machine: &Machine) -> BTreeMap<String, Amount> {
         each => machine.cpus.saturating_mul(each).min(most),
     };
     own.insert("pods".to_owned(), Amount::units(pods));
-    if let Some(storage) = machine.storage.filter(|_| kubelet.local_storage_capacity_isolation) {
+    if let Some(storage) = machine
+        .storage
+        .filter(|_| kubelet.local_storage_capacity_isolation)
+    {
         own.insert("ephemeral-storage".to_owned(), Amount::units(storage));
     }
     for (kilobytes, bytes) in &machine.huge_pages {
@@ -61,15 +64,25 @@ fn reserved(settings: &Settings, name: &str, capacity: Amount) -> Amount {
     let parsed = |text: Option<&String>| text.and_then(|text| Amount::parse(text).ok()).unwrap_or_default();
     parsed(kubelet.system_reserved.get(name))
         .saturating_add(parsed(kubelet.kube_reserved.get(name)))
-        .saturating_add(kubelet.eviction_hard.get(signal).map_or(Amount::default(), |text| threshold(text, capacity)))
+        .saturating_add(
+            kubelet
+                .eviction_hard
+                .get(signal)
+                .map_or(Amount::default(), |text| threshold(text, capacity)),
+        )
 }
 
 /// An eviction threshold: a quantity, or a percentage of the capacity.
 fn threshold(text: &str, capacity: Amount) -> Amount {
-    match text.strip_suffix('%').map(str::parse::<f64>) {
+    // Upstream keeps percentages in 32 bits, which shows in the last digits of large numbers.
+    match text.strip_suffix('%').map(str::parse::<f32>) {
         Some(Ok(percent)) => {
-            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as upstream computes it")]
-            let part = (capacity.value() as f64 * (percent / 100.0)) as i64;
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                reason = "as upstream computes it"
+            )]
+            let part = (capacity.value() as f64 * f64::from(percent / 100.0)) as i64;
             Amount::units(part)
         }
         Some(Err(_)) => Amount::default(),
