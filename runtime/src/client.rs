@@ -5,10 +5,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use crate::keeper::SOCKET_NAME;
 use crate::plan::{ContainerPlan, PLAN_VERSION, SandboxPlan};
+use crate::sys::process;
 use crate::wire::{
     self, ContainerState, DecodeError, Envelope, Event, Failure, Message, PROTOCOL_VERSION, Reply, Request,
 };
@@ -75,17 +76,11 @@ pub fn spawn_keeper(oci_binary: &Path, plan: &SandboxPlan) -> Result<Keeper, Err
         object: object.clone(),
         source,
     })?;
-    crate::sys::point("runtime.spawn_keeper");
-    let mut child = Command::new(oci_binary)
-        .arg("keeper")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|source| Error::Io {
-            operation: "start",
-            object: object.clone(),
-            source,
-        })?;
+    let mut child = process::spawn(oci_binary, "keeper").map_err(|source| Error::Io {
+        operation: "start",
+        object: object.clone(),
+        source,
+    })?;
     match shake_hands(&mut child, &frame, &object) {
         Ok(pid) => Ok(Keeper { pid, child }),
         Err(error) => {

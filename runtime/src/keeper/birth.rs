@@ -129,8 +129,7 @@ fn make_namespaces(plan: &SandboxPlan) -> Result<(), Trouble> {
         process::unshare(flags).about("net, ipc, uts")?;
     }
     if let Some(hostname) = &plan.hostname {
-        point("runtime.set_hostname");
-        rustix::system::sethostname(hostname.as_bytes()).about(hostname)?;
+        process::set_hostname(hostname).about(hostname)?;
     }
     Ok(())
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
-use rustix::thread::LinkNameSpaceType;
 
 use super::container::{Asker, Container, Output, Stage};
 use super::device_filter;
@@ -184,10 +183,7 @@ fn in_pid_namespace<T>(
     };
     let open =
         |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).about(path);
-    let enter = |namespace: &OwnedFd, path: &str| {
-        let kind = Some(LinkNameSpaceType::ProcessID);
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).about(path)
-    };
+    let enter = |namespace: &OwnedFd, path: &str| process::enter_pid_namespace(namespace.as_fd()).about(path);
     let home = open("/proc/self/ns/pid")?;
     enter(&open(path)?, path)?;
     let made = make();

@@ -5,7 +5,6 @@ use std::os::fd::AsFd as _;
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
 use rustix::process::{WaitOptions, WaitStatus};
 
 use super::container::{Asker, Container, Output, Read, Stage};
@@ -15,7 +14,7 @@ use super::requests::refusal;
 use super::{EXITS_NAME, SOCKET_NAME, timestamp};
 use crate::exit_record;
 use crate::init::{self, Heard};
-use crate::sys::{cgroup, file, point};
+use crate::sys::{cgroup, file, socket};
 use crate::wire::{Event, Exit, Failure, Message, Reply};
 
 impl Keeper {
@@ -75,14 +74,14 @@ impl Keeper {
 
     /// Tells a waiting init to run its program.
     pub(super) fn give_word(&mut self, asker: Asker, key: u32) {
-        point("runtime.start");
         let Some(container) = self.containers.get_mut(&key) else {
             return;
         };
         container.stage = Stage::Starting { askers: vec![asker] };
-        let sent = container.control.as_ref().map(|control| {
-            rustix::net::send(control, init::START, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-        });
+        let sent = container
+            .control
+            .as_ref()
+            .map(|control| socket::send_start(control, init::START));
         if let Some(Err(errno)) = sent {
             // It is dead or dying; its end answers the asker.
             say!("start {}: {errno}", container.id);

@@ -6,9 +6,11 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::point;
 
@@ -146,6 +148,29 @@ pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));
     // SAFETY: the descriptor table is not unshared, which is the one unsound use.
     unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Names the host of this uts namespace.
+pub(crate) fn set_hostname(name: &str) -> Result<(), Errno> {
+    point("runtime.set_hostname");
+    rustix::system::sethostname(name.as_bytes())
+}
+
+/// Has children be born in the pid namespace behind `namespace`.
+pub(crate) fn enter_pid_namespace(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    point("runtime.enter_pid_namespace");
+    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
+}
+
+/// Starts a program with pipes for standard input and output.
+pub(crate) fn spawn(program: &Path, argument: &str) -> std::io::Result<std::process::Child> {
+    point("runtime.spawn_keeper");
+    let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
+    Command::new(program)
+        .arg(argument)
+        .stdin(stdin)
+        .stdout(stdout)
+        .spawn()
 }
 
 /// Sends `signal` (1..=64) to the process behind `pidfd`.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{file, point};
 
@@ -41,4 +41,10 @@ pub(crate) fn control_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     )?;
     rustix::io::ioctl_fionbio(&keeper, true)?;
     Ok((child, keeper))
+}
+
+/// Gives a waiting init the word to start.
+pub(crate) fn send_start(control: &OwnedFd, word: &[u8]) -> Result<(), Errno> {
+    point("runtime.start");
+    rustix::net::send(control, word, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(drop)
 }
