@@ -2,5 +2,7 @@
 //!
 //! source → store → admission → worker (plan → apply) → status. See [`plan`] for the heart of it.
 
+pub(crate) mod admission;
 pub(crate) mod plan;
 pub(crate) mod runtime_config;
+pub(crate) mod source;

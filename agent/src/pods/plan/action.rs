@@ -102,6 +102,6 @@ impl Action {
 
     /// Whether it may be dropped half-way once the pod has to end.
     pub(crate) fn is_abandoned_at_end(&self) -> bool {
-        matches!(self, Action::EnsureImage { .. } | Action::MountVolumes)
+        matches!(self, Action::EnsureImage { .. })
     }
 }

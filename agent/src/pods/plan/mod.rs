@@ -15,7 +15,6 @@ mod draft;
 mod end;
 pub(crate) mod observed;
 mod phase;
-pub(crate) mod qos;
 mod run;
 pub(crate) mod spec;
 mod status;

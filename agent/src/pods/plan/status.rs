@@ -2,12 +2,14 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 
+use crate::resources::QosClass;
+
 use super::container_status::{self, has_run, seconds, terminate};
 use super::draft::Draft;
 use super::phase::{Circumstances, phase};
 use super::run::usable_sandbox;
 use super::spec::{ContainerSpec, Kind, containers};
-use super::{Input, Stage, conditions, qos};
+use super::{Input, Stage, conditions};
 
 /// Whether no container of such a pod starts again.
 pub(crate) fn is_terminal(phase: &str) -> bool {
@@ -102,7 +104,7 @@ pub(super) fn build(input: &Input<'_>, outlook: Outlook, draft: &Draft<'_>, stag
         previous,
         now: input.now,
     }));
-    status.qos_class = Some(qos::class(input.pod).to_owned());
+    status.qos_class = Some(QosClass::of(input.pod).name().to_owned());
     status.start_time = Some(
         input
             .previous

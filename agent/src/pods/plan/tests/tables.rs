@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::super::phase::{Circumstances, phase};
 use super::super::spec::containers;
-use super::super::{Action, Stage, qos};
+use super::super::{Action, Stage};
 use super::model::{Luck, World, at, pod};
 
 fn running(name: &str) -> ContainerStatus {
@@ -618,27 +618,4 @@ fn transition_times_move_with_the_status_only() {
             .0,
         at(60)
     );
-}
-
-#[test]
-fn qos_classes() {
-    let rows = [
-        (json!({}), "BestEffort"),
-        (json!({"requests": {"cpu": "1"}}), "Burstable"),
-        (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed"),
-        (
-            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
-            "Guaranteed",
-        ),
-        (
-            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),
-            "Burstable",
-        ),
-    ];
-    for (resources, expected) in rows {
-        let mut pod = pod("Always", &["a"], &[]);
-        let container = &mut pod.spec.as_mut().unwrap().containers[0];
-        container.resources = serde_json::from_value(resources.clone()).unwrap();
-        assert_eq!(qos::class(&pod), expected, "{resources}");
-    }
 }
