@@ -12,12 +12,18 @@ use crate::resources::amounts::pod_requests;
 type Totals = BTreeMap<String, i64>;
 
 fn scaled(name: &str, amount: Amount) -> i64 {
-    if name == "cpu" { amount.milli_value() } else { amount.value() }
+    if name == "cpu" {
+        amount.milli_value()
+    } else {
+        amount.value()
+    }
 }
 
 fn requests(pod: &Pod) -> Totals {
     let amounts = pod_requests(pod).into_iter();
-    amounts.map(|(name, amount)| (name.clone(), scaled(&name, amount))).collect()
+    amounts
+        .map(|(name, amount)| (name.clone(), scaled(&name, amount)))
+        .collect()
 }
 
 /// What pods may use: the node's allocatable, where missing its capacity.
@@ -25,7 +31,9 @@ fn allocatable(node: &Node) -> Totals {
     let status = node.status.as_ref();
     let list = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
     let amounts = list.into_iter().flatten();
-    amounts.filter_map(|(name, q)| Some((name.clone(), scaled(name, Amount::of(q).ok()?)))).collect()
+    amounts
+        .filter_map(|(name, q)| Some((name.clone(), scaled(name, Amount::of(q).ok()?))))
+        .collect()
 }
 
 /// Pods, cpu, memory, ephemeral storage, then the rest by name.
@@ -44,7 +52,10 @@ pub(super) fn resources(pod: &Pod, bench: &Bench<'_>) -> Result<(), Rejection> {
         *sum = sum.saturating_add(amount);
     }
     let first = ["cpu", "memory", "ephemeral-storage"];
-    let rest = wanted.keys().map(String::as_str).filter(|name| !first.contains(name));
+    let rest = wanted
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !first.contains(name));
     for name in first.into_iter().chain(rest) {
         let requested = wanted.get(name).copied().unwrap_or(0);
         // A resource the node does not have at all is cluster-level or not the node's to judge.
@@ -68,16 +79,28 @@ fn insufficient(resource: &str, requested: i64, used: i64, capacity: i64) -> Rej
 type HostPort = (String, String, i32);
 
 fn host_ports(pod: &Pod) -> BTreeSet<HostPort> {
-    let Some(spec) = &pod.spec else { return BTreeSet::new() };
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let Some(spec) = &pod.spec else {
+        return BTreeSet::new();
+    };
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let text = |value: &Option<String>, default: &str| {
-        value.clone().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned())
+        value
+            .clone()
+            .filter(|v| !v.is_empty())
+            .unwrap_or_else(|| default.to_owned())
     };
     ports
         .filter_map(|port| {
             let number = port.host_port.filter(|n| *n > 0)?;
-            Some((text(&port.host_ip, "0.0.0.0"), text(&port.protocol, "TCP"), number))
+            Some((
+                text(&port.host_ip, "0.0.0.0"),
+                text(&port.protocol, "TCP"),
+                number,
+            ))
         })
         .collect()
 }

@@ -35,7 +35,10 @@ pub(crate) struct Rejection {
 
 impl Rejection {
     fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into() }
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     fn predicate(name: &str, description: &str) -> Self {
@@ -44,7 +47,10 @@ impl Rejection {
 
     /// As it is reported in the status.
     pub(crate) fn verdict(&self) -> Verdict {
-        Verdict { reason: self.reason.clone(), message: format!("Pod was rejected: {}", self.message) }
+        Verdict {
+            reason: self.reason.clone(),
+            message: format!("Pod was rejected: {}", self.message),
+        }
     }
 }
 
@@ -57,7 +63,10 @@ pub(crate) fn admit(pod: &Pod, bench: &Bench<'_>) -> Result<(), Rejection> {
     os_fits(pod)?;
     fit::resources(pod, bench)?;
     if !affinity::matches(pod, bench.node) {
-        return Err(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+        return Err(Rejection::predicate(
+            "NodeAffinity",
+            "node(s) didn't match Pod's node affinity/selector",
+        ));
     }
     node_name(pod, bench.node)?;
     fit::ports(pod, bench)?;
@@ -70,7 +79,9 @@ fn sysctls_allowed(pod: &Pod, allowed: &Sysctls) -> Result<(), Rejection> {
     let (host_net, host_ipc) = (spec.host_network.unwrap_or(false), spec.host_ipc.unwrap_or(false));
     for sysctl in context.and_then(|c| c.sysctls.as_deref()).unwrap_or_default() {
         let forbidden = |problem| Rejection::new("SysctlForbidden", format!("forbidden sysctl: {problem}"));
-        allowed.check(&sysctl.name, host_net, host_ipc).map_err(forbidden)?;
+        allowed
+            .check(&sysctl.name, host_net, host_ipc)
+            .map_err(forbidden)?;
     }
     Ok(())
 }
@@ -90,11 +101,18 @@ fn os_fits(pod: &Pod) -> Result<(), Rejection> {
 }
 
 fn node_name(pod: &Pod, node: &Node) -> Result<(), Rejection> {
-    let wanted = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    let wanted = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .unwrap_or_default();
     if wanted.is_empty() || node.metadata.name.as_deref() == Some(wanted) {
         return Ok(());
     }
-    Err(Rejection::predicate("NodeName", "node(s) didn't match the requested node name"))
+    Err(Rejection::predicate(
+        "NodeName",
+        "node(s) didn't match the requested node name",
+    ))
 }
 
 /// NoExecute taints only, and not for static pods.
@@ -102,13 +120,24 @@ fn taints(pod: &Pod, node: &Node) -> Result<(), Rejection> {
     if is_static(pod) {
         return Ok(());
     }
-    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    let tolerations = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.tolerations.as_deref())
+        .unwrap_or_default();
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.as_deref())
+        .unwrap_or_default();
     let mut evicting = taints.iter().filter(|t| t.effect == "NoExecute");
     if evicting.all(|taint| tolerations.iter().any(|t| tolerates(t, taint))) {
         return Ok(());
     }
-    Err(Rejection::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"))
+    Err(Rejection::predicate(
+        "TaintToleration",
+        "node(s) had taints that the pod didn't tolerate",
+    ))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -129,5 +158,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 /// From a file, not from the API.
 pub(crate) fn is_static(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
-    annotations.and_then(|a| a.get("kubernetes.io/config.source")).is_some_and(|source| source != "api")
+    annotations
+        .and_then(|a| a.get("kubernetes.io/config.source"))
+        .is_some_and(|source| source != "api")
 }

@@ -30,7 +30,9 @@ impl Sysctls {
             Some(prefix) => (normalise(prefix), true),
             None => (normalise(pattern), false),
         };
-        Self { extra: unsafe_ones.iter().map(entry).collect() }
+        Self {
+            extra: unsafe_ones.iter().map(entry).collect(),
+        }
     }
 
     /// Whether a pod may set `name`, given the namespaces it shares with the host.
@@ -40,7 +42,11 @@ impl Sysctls {
     pub(super) fn check(&self, name: &str, host_net: bool, host_ipc: bool) -> Result<(), String> {
         let name = normalise(name);
         let extra = |(pattern, prefix): &(String, bool)| {
-            if *prefix { name.starts_with(pattern) } else { name == *pattern }
+            if *prefix {
+                name.starts_with(pattern)
+            } else {
+                name == *pattern
+            }
         };
         if !SAFE.contains(&name.as_str()) && !self.extra.iter().any(extra) {
             return Err(format!("\"{name}\" not allowlisted"));

@@ -41,7 +41,14 @@ fn affinity(operator: &str, key: &str, values: &[&str]) -> Value {
 fn judge(spec: &Value, others: &[Pod]) -> String {
     let others: Vec<_> = others.iter().cloned().map(Arc::new).collect();
     let sysctls = Sysctls::new(&["net.core.*".to_owned()]);
-    match admit(&pod(spec), &Bench { node: &node(), others: &others, sysctls: &sysctls }) {
+    match admit(
+        &pod(spec),
+        &Bench {
+            node: &node(),
+            others: &others,
+            sysctls: &sysctls,
+        },
+    ) {
         Ok(()) => "ok".to_owned(),
         Err(rejection) => format!("{}: {}", rejection.reason, rejection.message),
     }
@@ -49,7 +56,8 @@ fn judge(spec: &Value, others: &[Pod]) -> String {
 
 #[test]
 fn verdicts() {
-    let selector = "NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    let selector =
+        "NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
     let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
     let rows = [
         (json!({}), "ok"),
@@ -89,14 +97,20 @@ fn verdicts() {
             json!({"tolerations": [{"key": "busy", "operator": "Exists"}]}),
             "TaintToleration: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
         ),
-        (json!({"tolerations": [{"key": "gone", "operator": "Exists", "effect": "NoExecute"}]}), "ok"),
+        (
+            json!({"tolerations": [{"key": "gone", "operator": "Exists", "effect": "NoExecute"}]}),
+            "ok",
+        ),
         (
             json!({"os": {"name": "windows"}}),
             "PodOSNotSupported: Failed to admit pod as the OS field doesn't match node OS",
         ),
         (sysctl("net.core.somaxconn"), "ok"),
         (sysctl("net/ipv4/tcp_syncookies"), "ok"),
-        (sysctl("kernel.panic"), "SysctlForbidden: forbidden sysctl: \"kernel.panic\" not allowlisted"),
+        (
+            sysctl("kernel.panic"),
+            "SysctlForbidden: forbidden sysctl: \"kernel.panic\" not allowlisted",
+        ),
         (
             json!({"hostNetwork": true,
                 "securityContext": {"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}}),

@@ -26,6 +26,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 pub(crate) use self::action::Action;
 pub(crate) use self::backoff::Memory;
+pub(crate) use self::conditions::OWNED as OWNED_CONDITIONS;
 pub(crate) use self::draft::Notice;
 pub(crate) use self::observed::Observed;
 pub(crate) use self::status::is_terminal;

@@ -32,7 +32,10 @@ pub(crate) async fn watch_api(client: Client, node_name: String, events: Sender)
             }
             Ok(watcher::Event::InitDone) => Event::Listed(std::mem::take(&mut list)),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "watching pods failed, will retry");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "watching pods failed, will retry"
+                );
                 continue;
             }
         };

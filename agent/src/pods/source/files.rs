@@ -19,7 +19,11 @@ const MAX_FILES: usize = 1000;
 
 /// Watches for ever; ends when nobody listens any more.
 pub(crate) async fn watch_files(path: PathBuf, node: String, period: Duration, events: Sender) {
-    let mut directory = Directory { path, node, files: BTreeMap::new() };
+    let mut directory = Directory {
+        path,
+        node,
+        files: BTreeMap::new(),
+    };
     let changed = Arc::new(Notify::new());
     let mut watcher = None;
     let mut told: Option<Vec<String>> = None;
@@ -53,7 +57,9 @@ fn watch(path: &Path, changed: &Arc<Notify>) -> Option<notify::RecommendedWatche
     let changed = Arc::clone(changed);
     let handler = move |_: notify::Result<notify::Event>| changed.notify_one();
     let mut watcher = notify::recommended_watcher(handler)
-        .inspect_err(|error| tracing::warn!(%error, "no kernel watch for manifests, will only look from time to time"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "no kernel watch for manifests, will only look from time to time"),
+        )
         .ok()?;
     // Absent is normal: the directory may be made later.
     watcher.watch(path, RecursiveMode::NonRecursive).ok()?;
@@ -99,7 +105,10 @@ impl Directory {
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
-        self.files.values().filter_map(|known| known.pod.clone()).collect()
+        self.files
+            .values()
+            .filter_map(|known| known.pod.clone())
+            .collect()
     }
 
     fn look(&mut self, path: &Path) {
@@ -115,7 +124,11 @@ impl Directory {
         let before = self.files.remove(path).and_then(|known| known.pod);
         let pod = match read_manifest(&text, path, &self.node, &seen) {
             // The same pod read again keeps the time it was first seen.
-            Ok(pod) => Some(before.filter(|b| uid(b) == uid(&pod)).unwrap_or_else(|| Arc::new(pod))),
+            Ok(pod) => Some(
+                before
+                    .filter(|b| uid(b) == uid(&pod))
+                    .unwrap_or_else(|| Arc::new(pod)),
+            ),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "manifest ignored");
                 before
@@ -153,7 +166,11 @@ fn read(path: &Path, known: Option<Print>) -> io::Result<Option<(Print, Vec<u8>)
     if !meta.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let print = Print { inode: meta.ino(), bytes: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) };
+    let print = Print {
+        inode: meta.ino(),
+        bytes: meta.len(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+    };
     if Some(print) == known {
         return Ok(None);
     }

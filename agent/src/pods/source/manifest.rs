@@ -33,7 +33,11 @@ pub(crate) enum ManifestError {
 /// What is wrong with the text, in words for the log.
 pub(crate) fn read_manifest(text: &[u8], path: &Path, node: &str, seen: &str) -> Result<Pod, ManifestError> {
     let mut value = parse(text)?;
-    let kind = value.get("kind").and_then(Value::as_str).unwrap_or("document without a kind").to_owned();
+    let kind = value
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or("document without a kind")
+        .to_owned();
     if kind != "Pod" || value.get("apiVersion").and_then(Value::as_str) != Some("v1") {
         return Err(ManifestError::NotAPod { kind });
     }
@@ -93,9 +97,18 @@ fn default_fields(pod: &mut Pod) {
     spec.termination_grace_period_seconds.get_or_insert(30);
     spec.enable_service_links.get_or_insert(true);
     spec.security_context.get_or_insert_default();
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+    for container in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
         let image = container.image.as_deref().unwrap_or_default();
-        let tag = image.rsplit('/').next().unwrap_or_default().split_once(':').map(|(_, tag)| tag);
+        let tag = image
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .split_once(':')
+            .map(|(_, tag)| tag);
         let moving = !image.contains('@') && matches!(tag, None | Some("latest"));
         let policy = if moving { "Always" } else { "IfNotPresent" };
         container.image_pull_policy = container.image_pull_policy.take().or_else(|| text(policy));
@@ -109,7 +122,10 @@ fn default_fields(pod: &mut Pod) {
 /// The part of the API server's validation whose breach would hurt here; it refuses the mirror pod for the rest.
 fn validate(pod: &Pod) -> Result<(), ManifestError> {
     let invalid = |field: &str, problem: &str| {
-        Err(ManifestError::Invalid { field: field.to_owned(), problem: problem.to_owned() })
+        Err(ManifestError::Invalid {
+            field: field.to_owned(),
+            problem: problem.to_owned(),
+        })
     };
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     if name.is_empty() {
@@ -121,19 +137,37 @@ fn validate(pod: &Pod) -> Result<(), ManifestError> {
     if !pod.metadata.namespace.as_deref().is_none_or(is_label) {
         return invalid("metadata.namespace", "must be a lower case DNS label");
     }
-    if !pod.metadata.uid.as_deref().is_none_or(|uid| !uid.is_empty() && is_subdomain(uid)) {
-        return invalid("metadata.uid", "must hold only lower case letters, digits, - and .");
+    if !pod
+        .metadata
+        .uid
+        .as_deref()
+        .is_none_or(|uid| !uid.is_empty() && is_subdomain(uid))
+    {
+        return invalid(
+            "metadata.uid",
+            "must hold only lower case letters, digits, - and .",
+        );
     }
     let Some(spec) = pod.spec.as_ref().filter(|s| !s.containers.is_empty()) else {
         return invalid("spec.containers", "at least one container is needed");
     };
-    if !matches!(spec.restart_policy.as_deref(), Some("Always" | "OnFailure" | "Never")) {
+    if !matches!(
+        spec.restart_policy.as_deref(),
+        Some("Always" | "OnFailure" | "Never")
+    ) {
         return invalid("spec.restartPolicy", "must be Always, OnFailure or Never");
     }
     let mut names = std::collections::BTreeSet::new();
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    for container in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
         if !is_label(&container.name) || !names.insert(&container.name) {
-            return invalid("spec.containers.name", "must be unique and a lower case DNS label");
+            return invalid(
+                "spec.containers.name",
+                "must be unique and a lower case DNS label",
+            );
         }
         if container.image.as_deref().unwrap_or_default().is_empty() {
             return invalid("spec.containers.image", "is needed");
@@ -157,10 +191,18 @@ fn is_subdomain(text: &str) -> bool {
 
 /// The API object a static pod refers to, which it may not: the node could not read it without a pod of the API.
 fn api_reference(spec: &PodSpec) -> Option<&'static str> {
-    if spec.service_account_name.as_deref().is_some_and(|n| !n.is_empty()) {
+    if spec
+        .service_account_name
+        .as_deref()
+        .is_some_and(|n| !n.is_empty())
+    {
         return Some("serviceaccounts");
     }
-    let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = || {
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+    };
     if spec.image_pull_secrets.iter().flatten().next().is_some() || containers().any(uses_secret) {
         return Some("secrets");
     }
@@ -174,38 +216,66 @@ fn api_reference(spec: &PodSpec) -> Option<&'static str> {
 }
 
 fn uses_secret(container: &Container) -> bool {
-    let from = container.env_from.iter().flatten().any(|f| f.secret_ref.is_some());
-    let mut values = container.env.iter().flatten().filter_map(|e| e.value_from.as_ref());
+    let from = container
+        .env_from
+        .iter()
+        .flatten()
+        .any(|f| f.secret_ref.is_some());
+    let mut values = container
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|e| e.value_from.as_ref());
     from || values.any(|v| v.secret_key_ref.is_some())
 }
 
 fn uses_config_map(container: &Container) -> bool {
-    let from = container.env_from.iter().flatten().any(|f| f.config_map_ref.is_some());
-    let mut values = container.env.iter().flatten().filter_map(|e| e.value_from.as_ref());
+    let from = container
+        .env_from
+        .iter()
+        .flatten()
+        .any(|f| f.config_map_ref.is_some());
+    let mut values = container
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|e| e.value_from.as_ref());
     from || values.any(|v| v.config_map_key_ref.is_some())
 }
 
 fn volume_reference(volume: &Volume) -> Option<&'static str> {
-    let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten()).find_map(|source| {
-        let rows = [
-            (source.config_map.is_some(), "configmaps (via projected volumes)"),
-            (source.secret.is_some(), "secrets (via projected volumes)"),
-            (source.service_account_token.is_some(), "serviceaccounts (via projected volumes)"),
-            (source.cluster_trust_bundle.is_some(), "clustertrustbundles"),
-            (source.pod_certificate.is_some(), "podcertificates"),
-        ];
-        rows.into_iter().find_map(|(used, name)| used.then_some(name))
-    });
+    let projected = volume
+        .projected
+        .iter()
+        .flat_map(|p| p.sources.iter().flatten())
+        .find_map(|source| {
+            let rows = [
+                (source.config_map.is_some(), "configmaps (via projected volumes)"),
+                (source.secret.is_some(), "secrets (via projected volumes)"),
+                (
+                    source.service_account_token.is_some(),
+                    "serviceaccounts (via projected volumes)",
+                ),
+                (source.cluster_trust_bundle.is_some(), "clustertrustbundles"),
+                (source.pod_certificate.is_some(), "podcertificates"),
+            ];
+            rows.into_iter().find_map(|(used, name)| used.then_some(name))
+        });
     let rows = [
         (volume.config_map.is_some(), "configmaps (via configmap volumes)"),
         (volume.secret.is_some(), "secrets (via secret volumes)"),
         (volume.csi.is_some(), "csidrivers (via CSI volumes)"),
         (volume.glusterfs.is_some(), "endpoints (via glusterFS volumes)"),
         (volume.persistent_volume_claim.is_some(), "persistentvolumeclaims"),
-        (volume.ephemeral.is_some(), "persistentvolumeclaims (via ephemeral volumes)"),
+        (
+            volume.ephemeral.is_some(),
+            "persistentvolumeclaims (via ephemeral volumes)",
+        ),
         (volume.azure_file.is_some(), "secrets (via azureFile volumes)"),
     ];
-    rows.into_iter().find_map(|(used, name)| used.then_some(name)).or(projected)
+    rows.into_iter()
+        .find_map(|(used, name)| used.then_some(name))
+        .or(projected)
 }
 
 /// Makes it a pod of this node: name, UID, annotations, toleration.
@@ -217,7 +287,10 @@ fn settle(pod: &mut Pod, path: &Path, node: &str, seen: &str) {
         format!("{:032x}", fnv128a(spec.iter().copied().chain(source.bytes())))
     });
     let meta = &mut pod.metadata;
-    meta.name = meta.name.as_ref().map(|name| format!("{name}-{}", node.to_lowercase()));
+    meta.name = meta
+        .name
+        .as_ref()
+        .map(|name| format!("{name}-{}", node.to_lowercase()));
     meta.namespace.get_or_insert_with(|| "default".to_owned());
     let annotations: &mut BTreeMap<_, _> = meta.annotations.get_or_insert_default();
     for (name, value) in [("hash", uid.as_str()), ("source", "file"), ("seen", seen)] {

@@ -38,14 +38,24 @@ fn a_static_pod_gets_name_uid_and_annotations() {
     assert_eq!(spec.node_name.as_deref(), Some("Node1"));
     assert_eq!(spec.tolerations.unwrap()[0].effect.as_deref(), Some("NoExecute"));
     assert_eq!(spec.containers[0].image_pull_policy.as_deref(), Some("Always"));
-    let requests = spec.containers[0].resources.as_ref().unwrap().requests.as_ref().unwrap();
+    let requests = spec.containers[0]
+        .resources
+        .as_ref()
+        .unwrap()
+        .requests
+        .as_ref()
+        .unwrap();
     assert_eq!(requests["cpu"].0, "1");
 }
 
 #[test]
 fn the_uid_follows_content_node_and_file() {
     let same = read_manifest(POD.as_bytes(), Path::new("/m/web.yaml"), "Node1", "t1").unwrap();
-    assert_eq!(uid(&read(POD).unwrap()), uid(&same), "the time it was seen does not count");
+    assert_eq!(
+        uid(&read(POD).unwrap()),
+        uid(&same),
+        "the time it was seen does not count"
+    );
     let changed = read(&POD.replace("image: img", "image: img2")).unwrap();
     let node = read_manifest(POD.as_bytes(), Path::new("/m/web.yaml"), "node2", "t0").unwrap();
     let file = read_manifest(POD.as_bytes(), Path::new("/m/other.yaml"), "Node1", "t0").unwrap();
@@ -57,8 +67,14 @@ fn the_uid_follows_content_node_and_file() {
 #[test]
 fn fnv_of_128_bits() {
     // The vectors of the FNV authors.
-    assert_eq!(fnv128a(b"".iter().copied()), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-    assert_eq!(fnv128a(b"a".iter().copied()), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+    assert_eq!(
+        fnv128a(b"".iter().copied()),
+        0x6c62_272e_07bb_0142_62b8_2175_6295_c58d
+    );
+    assert_eq!(
+        fnv128a(b"a".iter().copied()),
+        0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964
+    );
 }
 
 #[test]
@@ -71,16 +87,31 @@ fn refused_manifests() {
         (POD.replace("name: web", "name: ../web"), "metadata.name"),
         (POD.replace("name: c", "name: C"), "spec.containers.name"),
         (POD.replace("image: img", "image: \"\""), "spec.containers.image"),
-        (with("  serviceAccountName: x\n"), "static pods may not reference serviceaccounts"),
-        (with("  volumes: [{name: v, secret: {secretName: s}}]\n"), "secrets (via secret volumes)"),
-        (with("  volumes: [{name: v, configMap: {name: s}}]\n"), "configmaps (via configmap volumes)"),
-        (with("  volumes: [{name: v, persistentVolumeClaim: {claimName: s}}]\n"), "persistentvolumeclaims"),
+        (
+            with("  serviceAccountName: x\n"),
+            "static pods may not reference serviceaccounts",
+        ),
+        (
+            with("  volumes: [{name: v, secret: {secretName: s}}]\n"),
+            "secrets (via secret volumes)",
+        ),
+        (
+            with("  volumes: [{name: v, configMap: {name: s}}]\n"),
+            "configmaps (via configmap volumes)",
+        ),
+        (
+            with("  volumes: [{name: v, persistentVolumeClaim: {claimName: s}}]\n"),
+            "persistentvolumeclaims",
+        ),
         (
             with("  volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]\n"),
             "serviceaccounts (via projected volumes)",
         ),
         (with("  resourceClaims: [{name: r}]\n"), "resourceclaims"),
-        (with("    envFrom: [{secretRef: {name: s}}]\n"), "reference secrets"),
+        (
+            with("    envFrom: [{secretRef: {name: s}}]\n"),
+            "reference secrets",
+        ),
     ];
     for (text, expected) in rows {
         let error = read(&text).expect_err(&text).to_string();
@@ -93,7 +124,10 @@ fn json_is_read_too() {
     let text = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "j"},
         "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     let pod = read(&text.to_string()).unwrap();
-    assert_eq!(pod.spec.unwrap().containers[0].image_pull_policy.as_deref(), Some("IfNotPresent"));
+    assert_eq!(
+        pod.spec.unwrap().containers[0].image_pull_policy.as_deref(),
+        Some("IfNotPresent")
+    );
 }
 
 #[tokio::test]
@@ -103,9 +137,10 @@ async fn a_directory_is_followed() {
     let period = Duration::from_secs(3600);
     let task = tokio::spawn(watch_files(dir.path().to_owned(), "n".to_owned(), period, events));
     let mut next = async || match heard.recv().await {
-        Some((Source::File, Event::Listed(pods))) => {
-            pods.iter().map(|p| p.metadata.name.clone().unwrap()).collect::<Vec<_>>()
-        }
+        Some((Source::File, Event::Listed(pods))) => pods
+            .iter()
+            .map(|p| p.metadata.name.clone().unwrap())
+            .collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     assert!(next().await.is_empty(), "an empty directory is synced too");

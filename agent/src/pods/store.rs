@@ -1,0 +1,100 @@
+//! The pods of this node as everyone may read them: one writer at a time, readers see snapshots.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use super::plan::Stage;
+use super::plan::observed::State;
+use super::source::Source;
+
+/// One pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PodView {
+    /// As its source has it; its status may be older than `status`.
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) source: Source,
+    /// As reported last.
+    pub(crate) status: Arc<PodStatus>,
+    pub(crate) stage: Stage,
+    /// Containers known to the runtime, newest first.
+    pub(crate) containers: Vec<ContainerView>,
+}
+
+/// One container of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ContainerView {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// The restart count.
+    pub(crate) attempt: u32,
+    pub(crate) state: State,
+    /// Its CRI log.
+    pub(crate) log: PathBuf,
+}
+
+impl PodView {
+    /// The pod with its newest status.
+    pub(crate) fn to_pod(&self) -> Pod {
+        Pod {
+            status: Some((*self.status).clone()),
+            ..(*self.pod).clone()
+        }
+    }
+
+    /// The newest container of that name.
+    pub(crate) fn container(&self, name: &str) -> Option<&ContainerView> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The one before the newest of that name.
+    pub(crate) fn previous(&self, name: &str) -> Option<&ContainerView> {
+        self.containers.iter().filter(|c| c.name == name).nth(1)
+    }
+}
+
+/// All pods by UID.
+pub(crate) type Snapshot = BTreeMap<String, Arc<PodView>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pods: ArcSwap<Snapshot>,
+    writer: Mutex<()>,
+}
+
+impl Store {
+    /// All pods as they are now.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.pods.load_full()
+    }
+
+    /// Puts in or replaces one pod.
+    pub(crate) fn put(&self, uid: &str, view: PodView) {
+        self.change(|pods| pods.insert(uid.to_owned(), Arc::new(view)));
+    }
+
+    /// Takes one pod out.
+    pub(crate) fn remove(&self, uid: &str) {
+        self.change(|pods| pods.remove(uid));
+    }
+
+    fn change<T>(&self, edit: impl FnOnce(&mut Snapshot) -> T) {
+        // The map is whole at every moment, whatever a panicking writer left.
+        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = Snapshot::clone(&self.pods.load());
+        edit(&mut pods);
+        self.pods.store(Arc::new(pods));
+    }
+}
+
+/// The pod of that namespace and name; the one that is not ending, if there are two.
+pub(crate) fn find<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> Option<&'a Arc<PodView>> {
+    let named = |view: &&Arc<PodView>| {
+        let meta = &view.pod.metadata;
+        meta.namespace.as_deref() == Some(namespace) && meta.name.as_deref() == Some(name)
+    };
+    snapshot.values().filter(named).min_by_key(|view| view.stage)
+}
