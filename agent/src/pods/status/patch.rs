@@ -78,7 +78,7 @@ fn conditions(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<Value> 
     let mut changes: Vec<Value> = new
         .iter()
         .filter(|c| pruned(of_type(&old, c).as_ref()) != pruned(Some(c)))
-        .map(|c| whole(c))
+        .map(whole)
         .collect();
     let vanished = old.iter().filter(|c| of_type(&new, c).is_none());
     changes.extend(vanished.map(|c| json!({"type": c["type"], "$patch": "delete"})));

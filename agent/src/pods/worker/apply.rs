@@ -282,7 +282,7 @@ impl Step {
                 tokio::task::spawn_blocking(move || match files.link_log(&link, &log) {
                     Ok(()) => {}
                     Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "no link to the log")
+                        tracing::warn!(error = &error as &dyn std::error::Error, "no link to the log");
                     }
                 });
                 None
@@ -322,7 +322,7 @@ impl Step {
         self.start(name, id, attempt, &found.pod_sandbox_id).await
     }
 
-    async fn look(&self, id: &str, sandbox: &str) -> Option<Seen> {
+    async fn look(&self, id: &str, sandbox: &str) -> Option<Box<Seen>> {
         let request = cri::ContainerStatusRequest {
             container_id: id.to_owned(),
             verbose: false,
@@ -334,7 +334,7 @@ impl Step {
             .await
             .ok()?
             .status?;
-        Some(runtime::container(&status, sandbox))
+        Some(Box::new(runtime::container(&status, sandbox)))
     }
 
     async fn stop(&self, name: &str, id: &str, deadline: Timestamp, message: &str) -> News {

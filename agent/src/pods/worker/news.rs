@@ -52,7 +52,7 @@ pub(super) enum News {
     /// A container was created, and perhaps started.
     Launched {
         container: String,
-        seen: Option<Seen>,
+        seen: Option<Box<Seen>>,
         problem: Option<Problem>,
     },
     /// Something was stopped or removed; what it was is looked at anew.
@@ -126,7 +126,7 @@ impl Worker {
                     None => self.observed.failures.remove(&container),
                 };
                 if let Some(seen) = seen {
-                    self.add(seen).await;
+                    self.add(*seen).await;
                 }
             }
             News::Down { what, problem } => self.take_in_down(what, problem).await,

@@ -168,7 +168,7 @@ impl Worker {
                 .await;
             match read {
                 Ok(Some(bytes)) if !bytes.is_empty() => {
-                    *message = String::from_utf8_lossy(&bytes).into_owned()
+                    *message = String::from_utf8_lossy(&bytes).into_owned();
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -32,10 +32,20 @@ fn crashing(name: &str, code: i32) -> ContainerStatus {
     status
 }
 
+/// Name, restart policy, init containers, statuses, whether the pod is over, phase.
+type PhaseRow = (
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    Vec<ContainerStatus>,
+    bool,
+    &'static str,
+);
+
 #[test]
 fn phase_rules() {
-    let none: &[&str] = &[];
-    let rows: Vec<(&str, &str, &[&str], Vec<ContainerStatus>, bool, &str)> = vec![
+    let none: &'static [&'static str] = &[];
+    let rows: Vec<PhaseRow> = vec![
         ("nothing yet", "Always", none, vec![], false, "Pending"),
         (
             "waiting",
