@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use proto::cri;
@@ -39,7 +40,30 @@ pub(crate) struct Dispatcher {
     pub(crate) waiting: BTreeMap<String, (Source, Arc<Pod>)>,
     pub(crate) live: Live,
     pub(crate) ended: mpsc::UnboundedSender<String>,
+    pub(crate) beat: Beat,
 }
+
+/// When the dispatcher's loop came round last: what the health check looks at.
+#[derive(Clone)]
+pub(crate) struct Beat(Arc<Mutex<Instant>>);
+
+impl Beat {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// Time since then.
+    pub(crate) fn age(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// The loop comes round this often even if nothing happens.
+const BEAT: Duration = Duration::from_secs(60);
 
 /// The ears of the dispatcher.
 pub(crate) struct Ears {
@@ -54,8 +78,11 @@ impl Dispatcher {
     pub(crate) async fn run(mut self, mut ears: Ears) {
         let mut objects = self.context.objects.changes();
         let mut node = self.context.objects.node_changes();
+        let mut beats = tokio::time::interval(BEAT);
         loop {
+            self.beat.beat();
             tokio::select! {
+                _ = beats.tick() => continue,
                 event = ears.sources.recv() => match event {
                     Some((source, event)) => self.hear(source, event),
                     None => return,

@@ -27,7 +27,7 @@ use proto::cri;
 use tokio::sync::mpsc;
 
 use self::admission::Sysctls;
-use self::dispatch::{Dispatcher, Ears, Live};
+use self::dispatch::{Beat, Dispatcher, Ears, Live};
 use self::effects::Files;
 use self::mirror::Mirrors;
 use self::plan::NodeFacts;
@@ -71,6 +71,7 @@ pub(crate) enum Sources {
 #[derive(Clone)]
 pub(crate) struct Pods {
     store: Arc<Store>,
+    beat: Beat,
 }
 
 impl Pods {
@@ -104,6 +105,7 @@ impl Pods {
         let context = Arc::new(context(deps, statuses));
         let (ended, ended_receiver) = mpsc::unbounded_channel();
         let live = Live::default();
+        let beat = Beat::new();
         let dispatcher = Dispatcher {
             context: Arc::clone(&context),
             mirrors,
@@ -116,6 +118,7 @@ impl Pods {
             waiting: BTreeMap::new(),
             live: Arc::clone(&live),
             ended,
+            beat: beat.clone(),
         };
         let store = Arc::clone(&context.store);
         tokio::spawn(dispatcher.run(Ears {
@@ -124,12 +127,17 @@ impl Pods {
             ended: ended_receiver,
         }));
         tokio::spawn(housekeeping::keep_house(context, live));
-        Ok(Self { store })
+        Ok(Self { store, beat })
     }
 
     /// All pods as they are now, by UID: for `/pods`, logs, statistics.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
+    }
+
+    /// Time since the dispatcher's loop came round; it does every minute unless it hangs or has ended.
+    pub(crate) fn loop_age(&self) -> std::time::Duration {
+        self.beat.age()
     }
 }
 

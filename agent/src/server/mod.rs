@@ -12,6 +12,7 @@ mod container_logs;
 mod health;
 mod host;
 mod logs;
+mod node_host;
 mod query;
 mod response;
 mod reviews;
@@ -32,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use host::{ContainerLog, Host};
+pub(crate) use node_host::NodeHost;
 pub(crate) use reviews::{ApiReviews, Reviews, User};
 pub(crate) use tls::{Error as TlsError, Identity};
 
