@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["keeper"] => runtime::keeper::run(),
+        ["keeper", ref rest @ ..] => runtime::keeper::run(rest),
         ["plan", bundle] => match print_plans(Path::new(bundle)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

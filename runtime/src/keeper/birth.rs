@@ -100,6 +100,7 @@ fn detach(_: &SandboxPlan) -> Result<(), Trouble> {
     // A starter that made us leader of a group already is fine.
     let _ = rustix::process::setsid();
     rustix::process::chdir("/").about("/")?;
+    rustix::thread::set_name(c"longshore-oci").about("name")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).about("dumpable")?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).about("subreaper")
 }

@@ -1,7 +1,7 @@
 //! The keeper: one small single-threaded process a pod. It holds the pod's namespaces, makes and reaps its containers,
 //! writes their logs, and tells whoever drives it over a UNIX socket. It outlives its drivers.
 //!
-//! Files: `birth` (become a keeper) · `event_loop` (wait and dispatch) · `requests` (what drivers ask) · `lifecycle`
+//! Files: `seal`, `birth` (become a keeper) · `event_loop` (wait and dispatch) · `requests` (what drivers ask) · `lifecycle`
 //! (what containers do) · `creation`, `device_filter` (make one) · `container`, `connection`, `log`, `timestamp` (state and formats).
 
 /// Writes a line to the keeper's own log, standard error, if that takes it at once. Whoever reads there may be gone or
@@ -19,6 +19,7 @@ mod event_loop;
 mod lifecycle;
 mod log;
 mod requests;
+mod seal;
 mod timestamp;
 
 use std::process::ExitCode;
@@ -32,10 +33,11 @@ pub const SOCKET_NAME: &str = "keeper.sock";
 /// Name of the directory of exit records in the sandbox's directory.
 pub const EXITS_NAME: &str = "exits";
 
-/// The whole life of a keeper: reads its plan from standard input, answers on standard output, and works until told to
+/// The whole life of a keeper, by the arguments after its name (none, when someone starts it): reads its plan from standard input, answers on standard output, and works until told to
 /// shut down.
-pub fn run() -> ExitCode {
-    let born = birth::be_born();
+pub fn run(arguments: &[&str]) -> ExitCode {
+    let sealed = seal::seal(arguments == [seal::SEALED]).map_err(|trouble| trouble.in_step("seal"));
+    let born = sealed.and_then(|()| birth::be_born());
     let answer: Result<u32, Failure> = match &born {
         Ok(_) => Ok(std::process::id()),
         Err(failure) => Err(failure.clone()),

@@ -97,17 +97,37 @@ pub(crate) fn exit_now(code: i32) -> ! {
 /// Replaces the program of this process; returns only on failure.
 pub(crate) fn exec(program: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
     point("runtime.exec");
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
     let (argv, envp) = (pointers(arguments), pointers(environment));
     // SAFETY: both arrays end with null and point to strings that live over the call.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     last_errno()
+}
+
+/// Replaces the program of this process by the one behind `program`; returns only on failure.
+pub(crate) fn exec_opened(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> Errno {
+    point("runtime.exec_sealed");
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with null and point to strings that live over the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    last_errno()
+}
+
+/// The array that exec takes: a pointer to each string, then null.
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
 }
 
 /// Marks every descriptor from 3 on close-on-exec.

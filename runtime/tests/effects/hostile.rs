@@ -189,3 +189,29 @@ fn a_passwd_file_that_is_none_is_not_read() {
         .to_string();
     assert!(error.contains("resolve user"), "{error}");
 }
+
+/// Row 1: what a container's process was before it became its program.
+#[test]
+fn the_runtime_executable_takes_no_writes_from_inside() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("lower/bin/evil"), "#!/proc/self/exe\n").unwrap();
+    std::fs::set_permissions(
+        bench.path("lower/bin/evil"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let (exit, log) = bench.run(bench.container("c1", &words("/bin/evil")));
+    // It did run our executable, which found no command in its arguments.
+    assert_eq!((exit.code, log.len()), (2, 1), "{log:?}");
+    for pid in [
+        bench.keeper.pid,
+        bench
+            .connect()
+            .create(bench.container("c2", &words("true")))
+            .unwrap(),
+    ] {
+        let executable = std::fs::File::open(format!("/proc/{pid}/exe")).unwrap();
+        let flags = rustix::fs::fstatvfs(&executable).unwrap().f_flag;
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    }
+}
