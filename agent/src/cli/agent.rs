@@ -62,7 +62,10 @@ const PATHS: [(&str, &str); 11] = [
         "lock-file",
         "Lock that keeps a second agent off [default: RUN-DIR/agent.lock]",
     ),
-    ("registries", "Registry hosts directory, DIR/HOST/hosts.toml"),
+    (
+        "registries",
+        "Registry hosts directory, DIR/HOST/hosts.toml [default: /etc/longshore/certs.d]",
+    ),
     (
         "oci-binary",
         "The container runtime [default: longshore-oci beside this program]",

@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     /// Credentials to ask for the former with.
     pub(crate) bootstrap_kubeconfig: Option<PathBuf>,
     /// Registry hosts directory (containerd's `certs.d` layout).
-    pub(crate) registries: Option<PathBuf>,
+    pub(crate) registries: PathBuf,
     /// The runtime's binary.
     pub(crate) oci_binary: PathBuf,
     /// Controllers that this node may lack.
@@ -76,7 +76,7 @@ impl Default for Settings {
             lock_file: "/run/longshore/agent.lock".into(),
             kubeconfig: None,
             bootstrap_kubeconfig: None,
-            registries: None,
+            registries: "/etc/longshore/certs.d".into(),
             oci_binary: "longshore-oci".into(),
             allow_missing_controllers: BTreeSet::new(),
             cluster_cidrs: Vec::new(),

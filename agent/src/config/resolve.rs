@@ -40,7 +40,7 @@ impl Settings {
             state_dir: args.state_dir.clone().unwrap_or(standard.state_dir),
             kubeconfig: args.kubeconfig.clone(),
             bootstrap_kubeconfig: args.bootstrap_kubeconfig.clone(),
-            registries: args.registries.clone(),
+            registries: args.registries.clone().unwrap_or(standard.registries),
             oci_binary: oci_binary(args)?,
             allow_missing_controllers: args.allow_missing_controllers.clone(),
             cluster_cidrs: args.cluster_cidrs.clone(),

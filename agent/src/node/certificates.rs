@@ -188,7 +188,7 @@ pub(crate) async fn renew_serving(
     settings: Arc<Settings>,
     api: Arc<Api>,
     identity: Arc<server::Identity>,
-    addresses: impl Fn() -> Vec<IpAddr> + Send + Sync,
+    addresses: impl Fn() -> Vec<IpAddr> + Send + Sync + 'static,
 ) {
     let by_files = !settings.kubelet.tls_cert_file.is_empty();
     if by_files || !settings.kubelet.server_tls_bootstrap || api.is_standalone() {

@@ -87,6 +87,51 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(bytes))
 }
 
+/// Opens the lock file, made with its directory on first use.
+///
+/// # Errors
+/// [`Error::File`].
+pub(super) fn open_lock(path: &Path) -> Result<File, Error> {
+    fault::point("node.open_lock");
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let opened = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .and_then(|()| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(path)
+        });
+    opened.map_err(failed("open", path))
+}
+
+/// Writes our pid into the lock file that we hold.
+///
+/// # Errors
+/// [`Error::File`].
+pub(super) fn sign_lock(mut file: &File, path: &Path) -> Result<(), Error> {
+    fault::point("node.sign_lock");
+    let signed = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    signed.map_err(failed("write", path))
+}
+
+/// Sets the process's own OOM score.
+///
+/// # Errors
+/// [`Error::File`].
+pub(super) fn set_oom_score(score: i32) -> Result<(), Error> {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    fault::point("node.set_oom_score");
+    std::fs::write(PATH, score.to_string()).map_err(failed("write", Path::new(PATH)))
+}
+
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::File {

@@ -22,6 +22,24 @@ pub(crate) struct Joined {
     pub(crate) notes: Vec<String>,
 }
 
+impl Joined {
+    /// The command that runs the node.
+    pub(crate) fn agent_command(&self, args: &JoinArgs) -> Vec<String> {
+        let mut command = vec![
+            "longshore".to_owned(),
+            "agent".to_owned(),
+            format!("--config={}", self.config.display()),
+            format!("--kubeconfig={}", self.kubeconfig.display()),
+            format!("--root-dir={}", args.root_dir.display()),
+        ];
+        if let Some(name) = &args.node_name {
+            command.push(format!("--hostname-override={name}"));
+        }
+        command.extend(args.agent_flags.iter().cloned());
+        command
+    }
+}
+
 /// Joins the cluster.
 ///
 /// # Errors

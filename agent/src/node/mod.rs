@@ -7,6 +7,7 @@ mod address;
 mod bootstrap;
 mod certificates;
 mod discovery;
+mod engine;
 mod error;
 mod files;
 mod join;
@@ -14,6 +15,7 @@ mod keys;
 mod lease;
 mod machine;
 mod network;
+mod process;
 mod registration;
 mod runtime;
 mod signing;
@@ -31,6 +33,7 @@ pub(crate) use certificates::{open_serving, renew_client, renew_serving};
 pub(crate) use error::Error;
 pub(crate) use join::join;
 pub(crate) use network::{Peer, SetPeers};
+pub(crate) use process::{check_swap, lock, prepare_process};
 pub(crate) use runtime::{Condition, Handler, Health, Image, Runtime};
 pub(crate) use status::{Pressures, Reports};
 
@@ -62,6 +65,12 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The same, for whoever asks again and again.
+    pub(crate) fn address_source(&self) -> impl Fn() -> Vec<IpAddr> + Send + Sync + 'static {
+        let addresses = Arc::clone(&self.addresses);
+        move || addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where others report what concerns the status.

@@ -26,15 +26,6 @@ type Alike = (About, String, &'static str, String);
 /// What makes events the same.
 type Same = (Alike, String);
 
-/// What to do with a record.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Verdict {
-    /// The object has had too many.
-    Drop,
-    /// Post an event with this count.
-    Post(Counted),
-}
-
 /// An event with its history.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Counted {
@@ -73,11 +64,11 @@ struct Posted {
 }
 
 impl Correlator {
-    /// Decides about `record` at the time `now`.
-    pub(super) fn observe(&mut self, record: &Record, now: Timestamp) -> Verdict {
+    /// What to post for `record` at the time `now`; `None`: nothing, its object has had too many.
+    pub(super) fn observe(&mut self, record: &Record, now: Timestamp) -> Option<Counted> {
         let about = about(record);
         if !self.take_token(&about, now) {
-            return Verdict::Drop;
+            return None;
         }
         let object = (about, record.object.field_path.clone().unwrap_or_default());
         let alike = (object.0, record.reason.clone(), record.kind.word(), object.1);
@@ -94,7 +85,7 @@ impl Correlator {
             name: None,
         });
         posted.count = posted.count.saturating_add(1);
-        Verdict::Post(Counted {
+        Some(Counted {
             message,
             count: posted.count,
             first: posted.first,

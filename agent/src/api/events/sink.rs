@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::super::{Api, Error};
 use super::Record;
-use super::correlate::{Correlator, Counted, Verdict};
+use super::correlate::{Correlator, Counted};
 
 /// Tries of one event while the API server is away, and the pause between them.
 const TRIES: usize = 12;
@@ -51,7 +51,7 @@ impl Sink {
             if self.api.is_standalone() {
                 continue;
             }
-            let Verdict::Post(counted) = correlator.observe(&record, Timestamp::now()) else {
+            let Some(counted) = correlator.observe(&record, Timestamp::now()) else {
                 tracing::debug!(reason = record.reason, "event dropped: its object has too many");
                 continue;
             };
