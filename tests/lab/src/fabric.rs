@@ -5,9 +5,11 @@ use crate::addresses::{BRIDGE, FABRIC_PREFIXES, HOST_LINK};
 use crate::process::run;
 use crate::state::State;
 use anyhow::{Context as _, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -139,6 +141,22 @@ pub(crate) fn route_pods(state: &State, index: usize, ranges: &[String]) -> Resu
         ]))?;
     }
     Ok(())
+}
+
+/// Runs `work` on a thread of its own inside the fabric's network namespace.
+pub(crate) fn inside<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    let path = netns_file();
+    let netns = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // The thread ends with the work, so it need not find its way back.
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map(|()| work())
+        });
+        let result = thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread in the fabric panicked"))?;
+        result.context("enter the fabric's network namespace")
+    })
 }
 
 /// Removes link and namespace. Absent is fine.

@@ -20,11 +20,12 @@ mod registry;
 pub mod setup;
 mod state;
 mod sys;
+mod sysctls;
 
 pub use addresses::Addresses;
 pub use kubectl::Kubectl;
 pub use lifecycle::{Lab, Options, save_logs};
-pub use node::{Agent, Node, Output, Status, init::run as node_init};
+pub use node::{Agent, Node, Output, Status, init::run as node_init, limits::run as oracle_runc};
 pub use paths::{lab_dir, workspace};
 
 /// Name of the lab's network namespace and of its cgroup.

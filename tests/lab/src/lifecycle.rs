@@ -65,6 +65,7 @@ pub struct Lab {
 impl Lab {
     /// Starts what is missing of the lab. Safe to repeat, also after a crash of an earlier `up`.
     pub fn up(prepared: &Prepared, options: &Options) -> Result<Self> {
+        let _alone = only_one()?;
         let mut lab = Self::open_or_new(prepared, options)?;
         fabric::ensure(&mut lab.state)?;
         control_plane::ensure(&mut lab.state, &lab.pki, &lab.kubectl)?;
@@ -109,7 +110,7 @@ impl Lab {
         let mut state = match State::load()? {
             Some(state) if state.is_of_this_boot() => state,
             _ => {
-                Self::down()?;
+                Self::remove_all()?;
                 Self::new_state(prepared)?
             }
         };
@@ -192,15 +193,20 @@ impl Lab {
             .as_ref()
             .is_some_and(crate::process::ProcessRecord::is_alive)
         {
-            node::write_files(&self.state, &self.pki, &record, &self.state.settings)?;
-            node::oracle::write(&self.state, &record, &self.state.settings)?;
+            // The kubelet has no join command of its own: kubeadm would leave it these files.
+            let settings = NodeSettings {
+                join_command: false,
+                ..self.state.settings.clone()
+            };
+            node::write_files(&self.state, &self.pki, &record, &settings)?;
+            node::oracle::write(&self.state, &record, &settings)?;
             node::ensure(&mut self.state, position)?;
         }
         let node = self.node_at(position)?;
         if !node.agent().is_installed() {
             node.agent().install(&node::oracle::program(node.addresses()))?;
         }
-        node::oracle::write_network(&node.wait_pod_ranges(Duration::from_secs(60))?)
+        node::oracle::write_network(&node, &node.wait_pod_ranges(Duration::from_secs(60))?)
     }
 
     /// The oracle, if the lab has one.
@@ -315,11 +321,13 @@ impl Lab {
 
     /// Body of an HTTP GET from the fabric, which must be answered within 5 s.
     pub fn http_get(&self, url: &str) -> Result<String> {
-        let busybox = crate::setup::debian_packages::static_busybox()?;
-        let program = busybox.as_os_str();
-        let arguments = ["wget", "-q", "-O", "-", "-T", "5", url].map(AsRef::as_ref);
-        let argv: Vec<&OsStr> = std::iter::once(program).chain(arguments).collect();
-        crate::process::run(&mut self.fabric_command(&argv))
+        let agent = ureq::Agent::config_builder()
+            .proxy(None)
+            .timeout_global(Some(Duration::from_secs(5)))
+            .build();
+        let agent = ureq::Agent::from(agent);
+        fabric::inside(|| -> Result<String> { Ok(agent.get(url).call()?.body_mut().read_to_string()?) })?
+            .with_context(|| format!("GET {url}"))
     }
 
     /// What of a lab is on this machine, whoever made it.
@@ -339,6 +347,11 @@ impl Lab {
 
     /// Removes everything that is the lab's, whatever state it is in; nothing to remove is fine.
     pub fn down() -> Result<()> {
+        let _alone = only_one()?;
+        Self::remove_all()
+    }
+
+    fn remove_all() -> Result<()> {
         // A damaged record must not keep the lab alive: all of it is known by name too.
         let state = State::load().unwrap_or_default();
         let current = state.as_ref().filter(|state| state.is_of_this_boot());
@@ -351,11 +364,25 @@ impl Lab {
             process.wait_reaped();
         }
         fabric::remove()?;
+        if let Some(state) = state.as_ref().filter(|state| state.is_of_this_boot()) {
+            crate::sysctls::restore(&state.sysctls)?;
+        }
         for file in state.iter().flat_map(|state| &state.files) {
             remove_file_or_empty_dir(file)?;
         }
         remove_dir(&lab_dir())
     }
+}
+
+/// Holds every other `up` and `down` of this machine off while it lives. The lock is on a directory that is always
+/// there, so that it leaves no file.
+fn only_one() -> Result<fs::File> {
+    let directory = fs::File::open("/run").context("open /run")?;
+    if directory.try_lock().is_err() {
+        println!("   another command is bringing a lab up or down: waiting for it");
+        directory.lock().context("lock /run")?;
+    }
+    Ok(directory)
 }
 
 /// Copies the logs of control plane and agents into `dir`, for when the lab is gone.

@@ -6,6 +6,7 @@ use crate::paths::lab_dir;
 use crate::process::ProcessRecord;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -22,6 +23,8 @@ pub(crate) struct State {
     pub(crate) links: Vec<String>,
     /// Files of the machine outside `target/lab`, removed in this order (directories only when empty).
     pub(crate) files: Vec<PathBuf>,
+    /// Kernel settings as they were before any node.
+    pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) processes: Vec<ProcessRecord>,
     pub(crate) nodes: Vec<NodeRecord>,
     /// Bootstrap token of the cluster.
@@ -58,6 +61,7 @@ impl State {
             cgroup,
             links: Vec::new(),
             files: Vec::new(),
+            sysctls: crate::sysctls::record(),
             processes: Vec::new(),
             nodes: Vec::new(),
             token,

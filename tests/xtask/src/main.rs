@@ -42,6 +42,18 @@ enum Command {
         /// File with the node's boot description.
         boot: std::path::PathBuf,
     },
+    /// runc without limits that this machine cannot enforce (started by the oracle's containerd).
+    #[command(
+        name = "__runc",
+        hide = true,
+        disable_help_flag = true,
+        disable_version_flag = true
+    )]
+    Runc {
+        /// runc's arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,5 +74,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Fresh(args) => fresh::run(&args),
         Command::NodeInit { boot } => lab::node_init(&boot),
+        Command::Runc { arguments } => lab::oracle_runc(&arguments),
     }
 }

@@ -5,6 +5,7 @@ mod agent;
 mod boot;
 mod files;
 pub(crate) mod init;
+pub(crate) mod limits;
 pub(crate) mod oracle;
 mod pods;
 mod service;

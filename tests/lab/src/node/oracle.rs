@@ -3,11 +3,13 @@
 
 use super::NodeSettings;
 use super::service::Program;
+use crate::setup::peer_tools;
 use crate::state::{NodeRecord, State};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// Its name, and the name of its Node object.
@@ -54,18 +56,26 @@ state = "/run/containerd"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-  BinaryName = "/run/lab/bin/runc"
+  BinaryName = "/run/lab/bin/runc-without-missing-limits"
   SystemdCgroup = false
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["/run/lab/bin/cni"]
   conf_dir = "/etc/cni/net.d"
 "#;
 
+/// containerd takes one path for the runtime, without arguments.
+const RUNC: &str = "#!/bin/sh\nexec /run/lab/bin/lab __runc \"$@\"\n";
+
 /// Puts upstream's programs and their configuration into the node's directory.
 pub(crate) fn write(state: &State, record: &NodeRecord, settings: &NodeSettings) -> Result<()> {
     let dir = super::dir(&record.name);
-    copy_tree(&state.tools.join("peers"), &dir.join("bin"))?;
+    copy_tree(&peer_tools::directory(&state.tools)?, &dir.join("bin"))?;
     copy(&state.tools.join("kubelet"), &dir.join("bin/kubelet"))?;
+    copy(&state.init_program, &dir.join("bin/lab"))?;
+    let wrapper = dir.join("bin/runc-without-missing-limits");
+    put(&wrapper, RUNC)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))
+        .context("make the runc wrapper executable")?;
     let etc = dir.join("etc/upper");
     fs::create_dir_all(etc.join("containerd")).context("make /etc/containerd of the oracle")?;
     let mut configuration = kubelet_configuration();
@@ -78,7 +88,7 @@ pub(crate) fn write(state: &State, record: &NodeRecord, settings: &NodeSettings)
 }
 
 /// The CNI configuration; the ranges are known once the Node object has them.
-pub(crate) fn write_network(ranges: &[String]) -> Result<()> {
+pub(crate) fn write_network(node: &super::Node, ranges: &[String]) -> Result<()> {
     let ranges: Vec<_> = ranges.iter().map(|range| json!([{"subnet": range}])).collect();
     let list = json!({
         "cniVersion": "1.0.0", "name": "oracle",
@@ -88,7 +98,8 @@ pub(crate) fn write_network(ranges: &[String]) -> Result<()> {
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
     });
-    let dir = super::dir(NAME).join("etc/upper/cni/net.d");
+    // Through the node's own mount: containerd watches the directory, and what changes below an overlay is not seen.
+    let dir = node.path("/etc/cni/net.d");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     put(&dir.join("10-oracle.conflist"), &list.to_string())
 }

@@ -53,6 +53,27 @@ pub(crate) fn install_missing() -> Result<()> {
     Ok(())
 }
 
+/// What building upstream's runc takes: its seccomp filters come from a C library.
+pub(crate) fn install_for_runc() -> Result<()> {
+    if Path::new("/usr/include/seccomp.h").exists() && find_program("pkg-config").is_some() {
+        return Ok(());
+    }
+    update_lists()?;
+    let mut command = apt_get();
+    command.args([
+        "install",
+        "-y",
+        "--no-install-recommends",
+        "libseccomp-dev",
+        "pkg-config",
+    ]);
+    run_step(
+        "install libseccomp-dev, pkg-config",
+        Duration::from_secs(10),
+        &mut command,
+    )
+}
+
 /// Debian's docker-registry: the installed one, else unpacked into the cache.
 pub fn registry_program() -> Result<PathBuf> {
     match find_program("docker-registry") {

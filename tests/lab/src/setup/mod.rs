@@ -2,7 +2,7 @@
 
 pub mod debian_packages;
 mod go_tools;
-mod peer_tools;
+pub(crate) mod peer_tools;
 mod preflight;
 mod privilege;
 mod product;
@@ -60,7 +60,7 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     product::add_target()?;
     let tools = go_tools::build(request.peers)?;
     if request.peers {
-        peer_tools::build(&tools.join("peers"))?;
+        peer_tools::build(&tools)?;
     }
     let product = product::build(request.profile, false)?;
     let fault_points = request

@@ -1,13 +1,16 @@
 //! Upstream's node side beside the kubelet: containerd with its shim, runc and the reference CNI plugins, each from a
 //! Go module of its own below `tests/testbed`.
 
+use super::debian_packages;
 use super::privilege::as_user;
 use super::progress::run_step;
 use crate::paths::workspace;
+use crate::pki::hex;
 use crate::process::run;
 use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -39,7 +42,7 @@ const PEERS: [Peer; 3] = [
     Peer {
         module: "runc",
         programs: &[("runc", "github.com/opencontainers/runc")],
-        tags: "",
+        tags: "seccomp",
         cgo: "1",
         seconds: 15,
     },
@@ -69,8 +72,23 @@ const PEERS: [Peer; 3] = [
     },
 ];
 
-/// Builds into `dir` what is not there yet.
-pub(crate) fn build(dir: &Path) -> Result<()> {
+/// Directory of the built programs below the testbed's, named after what determines them.
+pub(crate) fn directory(tools: &Path) -> Result<PathBuf> {
+    let mut hash = Sha256::new();
+    for peer in &PEERS {
+        for file in ["go.mod", "go.sum"] {
+            let path = workspace().join("tests/testbed").join(peer.module).join(file);
+            hash.update(fs::read(&path).with_context(|| format!("read {}", path.display()))?);
+        }
+        hash.update(peer.tags);
+    }
+    Ok(tools.join(format!("peers-{}", &hex(&hash.finalize())[..16])))
+}
+
+/// Builds what is not there yet.
+pub(crate) fn build(tools: &Path) -> Result<()> {
+    debian_packages::install_for_runc()?;
+    let dir = directory(tools)?;
     let mut make = Command::new("mkdir");
     run(as_user(make.arg("-p").arg(dir.join("cni"))))?;
     for peer in &PEERS {

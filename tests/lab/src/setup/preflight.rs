@@ -39,6 +39,7 @@ pub(crate) fn check() -> Result<()> {
         cgroup,
         namespaces,
         overlay,
+        ipv6,
         package_tools,
         rust,
         go,
@@ -153,6 +154,16 @@ fn namespaces() -> Option<Problem> {
     problem(
         "the right to make namespaces and mounts",
         "run as real root, or in a container started with --privileged",
+    )
+}
+
+fn ipv6() -> Option<Problem> {
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        return None;
+    }
+    problem(
+        "IPv6 in the kernel",
+        "remove ipv6.disable=1 from the kernel's command line and reboot",
     )
 }
 

@@ -14,6 +14,9 @@ pub(crate) struct Args {
     /// Tear everything down afterwards and exit.
     #[arg(long)]
     pub(crate) once: bool,
+    /// Show the same on upstream's node, which proves the steps themselves.
+    #[arg(long, hide = true)]
+    pub(crate) oracle: bool,
 }
 
 /// What a step works on.
@@ -57,37 +60,53 @@ const STEPS: [(&str, Step); 8] = [
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::become_root()?;
     setup::heading("Set-up");
-    let prepared = setup::prepare(&setup::Request::default())?;
-    let result = show(&prepared);
+    let prepared = setup::prepare(&setup::Request {
+        peers: args.oracle,
+        ..setup::Request::default()
+    })?;
+    let result = show(&prepared, args.oracle);
     if let Err(error) = &result {
         keep_logs(error);
     }
     if !args.once {
         return result.and_then(|demo| stay(&demo));
     }
-    drop(result?);
+    let torn_down = tear_down();
+    result?;
+    torn_down?;
+    println!("The demo worked.");
+    Ok(())
+}
+
+fn tear_down() -> Result<()> {
     setup::heading("Tear-down");
     Lab::down()?;
     let leftovers = Lab::leftovers()?;
     if !leftovers.is_empty() {
         bail!("left on this machine: {}", leftovers.join(", "));
     }
-    println!("   no process, namespace, mount, link, cgroup or file of the lab is left\nThe demo worked.");
+    println!("   no process, namespace, mount, link, cgroup or file of the lab is left");
     Ok(())
 }
 
-fn show(prepared: &setup::Prepared) -> Result<Demo> {
+fn show(prepared: &setup::Prepared, oracle: bool) -> Result<Demo> {
     setup::heading("Lab: etcd, API server, controller manager, scheduler, registry, one node");
     let started = Instant::now();
-    let lab = Lab::up(
-        prepared,
-        &Options {
-            join_command: true,
-            ..Options::default()
-        },
-    )?;
+    let options = Options {
+        nodes: usize::from(!oracle),
+        oracle,
+        join_command: true,
+        ..Options::default()
+    };
+    // What an earlier command left up may have other nodes and older programs.
+    Lab::down()?;
+    let lab = Lab::up(prepared, &options)?;
     println!("   up in {:.1} s", started.elapsed().as_secs_f32());
-    let node = lab.node("node-1")?;
+    let node = if oracle {
+        lab.oracle()?
+    } else {
+        lab.node("node-1")?
+    };
     let demo = Demo { lab, node };
     demo.lab
         .kubectl()

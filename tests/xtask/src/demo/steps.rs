@@ -223,8 +223,10 @@ pub(super) fn killed_container_restarts(demo: &Demo) -> Result<String> {
     ))
 }
 
-/// What must not change when the agent dies: container id, restart count, and the very process.
-fn identities(demo: &Demo) -> Result<Vec<(String, String, u64, Vec<(u32, u64)>)>> {
+/// What must not change when the agent dies: pod, container id, restart count, and the very processes.
+type Identity = (String, String, u64, Vec<(u32, u64)>);
+
+fn identities(demo: &Demo) -> Result<Vec<Identity>> {
     let mut identities = Vec::new();
     for pod in web_pods(demo)? {
         let (id, restarts) = container(&pod)?;
