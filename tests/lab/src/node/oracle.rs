@@ -15,11 +15,16 @@ use std::path::Path;
 /// Its name, and the name of its Node object.
 pub(crate) const NAME: &str = "oracle";
 
-/// containerd under a restart loop, the kubelet in front: what systemd does with two units.
+/// containerd under a restart loop in a cgroup of its own, the kubelet in front: what systemd does with two units.
 const START: &str = r#"
 export PATH=/run/lab/bin:$PATH
 mkdir -p /etc/cni/net.d /run/containerd
-(while :; do containerd --config /etc/containerd/config.toml >> /var/log/containerd.log 2>&1; sleep 1; done) &
+unit=/sys/fs/cgroup/system.slice/containerd.service
+if ! [ -d $unit ]; then
+  mkdir $unit
+  (echo 0 > $unit/cgroup.procs
+   while :; do containerd --config /etc/containerd/config.toml >> /var/log/containerd.log 2>&1; sleep 1; done) &
+fi
 until [ -S /run/containerd/containerd.sock ]; do sleep 0.1; done
 exec kubelet --config=/etc/kubernetes/kubelet.yaml --kubeconfig=/etc/kubernetes/kubelet.conf \
   --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --node-ip="$NODE_IP"

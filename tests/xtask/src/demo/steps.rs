@@ -4,7 +4,7 @@ use super::objects::{self, NAMESPACE};
 use super::{Demo, PATIENCE};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
@@ -174,6 +174,17 @@ pub(super) fn logs_are_shown(demo: &Demo) -> Result<String> {
         .with_context(|| format!("the log says: {log}"))
 }
 
+/// As [`logs_are_shown`], for an agent that has just started: it answers before it has heard of its pods.
+fn logs_are_shown_again(demo: &Demo) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match logs_are_shown(demo) {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
+            result => return result,
+        }
+    }
+}
+
 /// Container id without its scheme, and restart count, of a pod's only container.
 fn container(pod: &Value) -> Result<(String, u64)> {
     let id = text(pod, "/status/containerStatuses/0/containerID");
@@ -254,7 +265,7 @@ pub(super) fn agent_is_killed(demo: &Demo) -> Result<String> {
     })?;
     demo.node.wait_ready(PATIENCE)?;
     pods_answer(demo)?;
-    logs_are_shown(demo)?;
+    logs_are_shown_again(demo)?;
     let after = identities(demo)?;
     if before != after {
         bail!("pods changed over the agent's death:\nbefore: {before:?}\nafter: {after:?}");
@@ -280,6 +291,6 @@ pub(super) fn everything_goes(demo: &Demo) -> Result<String> {
         if Instant::now() > deadline {
             bail!("left on the node: {}", leftovers.join(", "));
         }
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
