@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use proto::cri;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::admission::{self, Bench, Sysctls, is_static};
 use super::mirror::{Mirrors, is_mirror};
@@ -14,7 +14,7 @@ use super::plan::{Verdict, is_terminal};
 use super::runtime_config::{GRACE_ANNOTATION, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL};
 use super::source::{Event, Source, uid};
 use super::worker::{Context, Handle, Order};
-use crate::api::EventKind;
+use crate::api::{EventKind, Key};
 
 /// Grace of a pod of which nobody knows a better one, seconds.
 const SHORTEST_GRACE: i64 = 1;
@@ -41,6 +41,8 @@ pub(crate) struct Dispatcher {
     pub(crate) live: Live,
     pub(crate) ended: mpsc::UnboundedSender<String>,
     pub(crate) beat: Beat,
+    /// Pods worked on or waiting; nothing before all sources are known.
+    pub(crate) count: watch::Sender<Option<usize>>,
 }
 
 /// When the dispatcher's loop came round last: what the health check looks at.
@@ -73,6 +75,28 @@ pub(crate) struct Ears {
     pub(crate) ended: mpsc::UnboundedReceiver<String>,
 }
 
+/// One thing heard; nothing in place of what was missed.
+enum Heard {
+    Source((Source, Event)),
+    Runtime(Option<Box<cri::ContainerEventResponse>>),
+    Ended(String),
+    Object(Option<Key>),
+    Node,
+}
+
+impl Heard {
+    fn of<T, U: From<T>>(
+        received: Result<T, broadcast::error::RecvError>,
+        heard: fn(Option<U>) -> Self,
+    ) -> Option<Self> {
+        match received {
+            Ok(event) => Some(heard(Some(event.into()))),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(heard(None)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
 impl Dispatcher {
     /// Runs until the sources are gone.
     pub(crate) async fn run(mut self, mut ears: Ears) {
@@ -81,25 +105,33 @@ impl Dispatcher {
         let mut beats = tokio::time::interval(BEAT);
         loop {
             self.beat.beat();
-            tokio::select! {
+            let heard = tokio::select! {
                 _ = beats.tick() => continue,
-                event = ears.sources.recv() => match event {
-                    Some((source, event)) => self.hear(source, event),
-                    None => return,
-                },
-                event = ears.runtime.recv() => self.hear_runtime(event),
-                Some(uid) = ears.ended.recv() => self.bury(&uid),
-                key = objects.recv() => match key {
-                    Ok(key) => self.touch_users(&self.context.objects.users_of(&key)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => self.workers.values().for_each(Handle::touch_volumes),
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-                changed = node.changed() => match changed {
-                    Ok(()) => self.retry_waiting(),
-                    Err(_) => return,
-                },
-            }
+                event = ears.sources.recv() => event.map(Heard::Source),
+                event = ears.runtime.recv() => Heard::of(event, Heard::Runtime),
+                uid = ears.ended.recv() => uid.map(Heard::Ended),
+                key = objects.recv() => Heard::of(key, Heard::Object),
+                changed = node.changed() => changed.ok().map(|()| Heard::Node),
+            };
+            // An ear that is closed for ever: the agent ends.
+            let Some(heard) = heard else { return };
+            self.take_in(heard);
             self.publish_live();
+        }
+    }
+
+    fn take_in(&mut self, heard: Heard) {
+        match heard {
+            Heard::Source((source, event)) => self.hear(source, event),
+            Heard::Runtime(Some(event)) => self.hear_runtime(&event),
+            Heard::Runtime(None) => {
+                tracing::warn!("events of the runtime were missed, all pods are looked at");
+                self.workers.values().for_each(Handle::touch_all);
+            }
+            Heard::Ended(uid) => self.bury(&uid),
+            Heard::Object(Some(key)) => self.touch_users(&self.context.objects.users_of(&key)),
+            Heard::Object(None) => self.workers.values().for_each(Handle::touch_volumes),
+            Heard::Node => self.retry_waiting(),
         }
     }
 
@@ -338,19 +370,7 @@ impl Dispatcher {
         }
     }
 
-    fn hear_runtime(&mut self, event: Result<cri::ContainerEventResponse, broadcast::error::RecvError>) {
-        let event = match event {
-            Ok(event) => event,
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(
-                    missed,
-                    "events of the runtime were missed, all pods are looked at"
-                );
-                return self.workers.values().for_each(Handle::touch_all);
-            }
-            // The runtime is this process, or its connection makes a new channel: nothing more will come.
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
+    fn hear_runtime(&self, event: &cri::ContainerEventResponse) {
         let sandbox = event.pod_sandbox_status.as_ref();
         let uid = sandbox.and_then(|s| {
             s.labels
@@ -369,6 +389,8 @@ impl Dispatcher {
         }
         let uids = self.workers.keys().chain(self.waiting.keys()).cloned().collect();
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(uids);
+        self.count
+            .send_replace(Some(self.workers.len() + self.waiting.len()));
     }
 }
 

@@ -6,9 +6,11 @@
 pub(crate) mod admission;
 mod dispatch;
 mod effects;
+mod engine;
 mod housekeeping;
 mod mirror;
 pub(crate) mod plan;
+pub(crate) mod play;
 pub(crate) mod runtime;
 pub(crate) mod runtime_config;
 pub(crate) mod source;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Node;
 use proto::cri;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use self::admission::Sysctls;
 use self::dispatch::{Beat, Dispatcher, Ears, Live};
@@ -72,6 +74,8 @@ pub(crate) enum Sources {
 pub(crate) struct Pods {
     store: Arc<Store>,
     beat: Beat,
+    /// Pods that are worked on or wait; nothing before all sources are known.
+    count: watch::Receiver<Option<usize>>,
 }
 
 impl Pods {
@@ -106,6 +110,7 @@ impl Pods {
         let (ended, ended_receiver) = mpsc::unbounded_channel();
         let live = Live::default();
         let beat = Beat::new();
+        let (counter, count) = watch::channel(None);
         let dispatcher = Dispatcher {
             context: Arc::clone(&context),
             mirrors,
@@ -119,6 +124,7 @@ impl Pods {
             live: Arc::clone(&live),
             ended,
             beat: beat.clone(),
+            count: counter,
         };
         let store = Arc::clone(&context.store);
         tokio::spawn(dispatcher.run(Ears {
@@ -127,7 +133,7 @@ impl Pods {
             ended: ended_receiver,
         }));
         tokio::spawn(housekeeping::keep_house(context, live));
-        Ok(Self { store, beat })
+        Ok(Self { store, beat, count })
     }
 
     /// All pods as they are now, by UID: for `/pods`, logs, statistics.
@@ -138,6 +144,17 @@ impl Pods {
     /// Time since the dispatcher's loop came round; it does every minute unless it hangs or has ended.
     pub(crate) fn loop_age(&self) -> std::time::Duration {
         self.beat.age()
+    }
+
+    /// Wakes after every change of [`Pods::snapshot`].
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.store.changes()
+    }
+
+    /// Waits until no pod is left, those that no source names included.
+    pub(crate) async fn wait_until_none(&self) {
+        // An error says that the dispatcher is gone, and with it all that could be waited for.
+        let _ = self.count.clone().wait_for(|count| *count == Some(0)).await;
     }
 }
 

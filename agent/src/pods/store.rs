@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::watch;
 
 use super::plan::Stage;
 use super::plan::observed::State;
@@ -63,6 +64,7 @@ pub(crate) type Snapshot = BTreeMap<String, Arc<PodView>>;
 pub(crate) struct Store {
     pods: ArcSwap<Snapshot>,
     writer: Mutex<()>,
+    changes: watch::Sender<()>,
 }
 
 impl Store {
@@ -71,22 +73,32 @@ impl Store {
         self.pods.load_full()
     }
 
+    /// Wakes after every change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// Puts in or replaces one pod.
     pub(crate) fn put(&self, uid: &str, view: PodView) {
-        self.change(|pods| pods.insert(uid.to_owned(), Arc::new(view)));
+        self.change(uid, Some(Arc::new(view)));
     }
 
     /// Takes one pod out.
     pub(crate) fn remove(&self, uid: &str) {
-        self.change(|pods| pods.remove(uid));
+        self.change(uid, None);
     }
 
-    fn change<T>(&self, edit: impl FnOnce(&mut Snapshot) -> T) {
+    fn change(&self, uid: &str, view: Option<Arc<PodView>>) {
         // The map is whole at every moment, whatever a panicking writer left.
-        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pods = Snapshot::clone(&self.pods.load());
-        edit(&mut pods);
+        match view {
+            Some(view) => pods.insert(uid.to_owned(), view),
+            None => pods.remove(uid),
+        };
         self.pods.store(Arc::new(pods));
+        drop(turn);
+        self.changes.send_replace(());
     }
 }
 

@@ -174,10 +174,19 @@ fn read(path: &Path, known: Option<Print>) -> io::Result<Option<(Print, Vec<u8>)
     if Some(print) == known {
         return Ok(None);
     }
+    Ok(Some((print, read_all(file)?)))
+}
+
+/// The content of a manifest, bounded.
+pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(std::fs::File::open(path)?)
+}
+
+fn read_all(file: std::fs::File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 10 MiB"));
     }
-    Ok(Some((print, text)))
+    Ok(text)
 }

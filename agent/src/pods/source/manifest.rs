@@ -15,6 +15,8 @@ pub(crate) enum ManifestError {
     Syntax { cause: String },
     #[error("manifest holds a {kind} where a Pod of apiVersion v1 is needed")]
     NotAPod { kind: String },
+    #[error("manifest holds {count} documents where one pod is needed")]
+    NotOne { count: usize },
     #[error("invalid pod: {cause}")]
     Shape { cause: String },
     #[error("invalid pod: name is needed for the pod")]
@@ -32,7 +34,34 @@ pub(crate) enum ManifestError {
 /// # Errors
 /// What is wrong with the text, in words for the log.
 pub(crate) fn read_manifest(text: &[u8], path: &Path, node: &str, seen: &str) -> Result<Pod, ManifestError> {
-    let mut value = parse(text)?;
+    let mut pods = read_manifests(text, path, node, seen)?;
+    match (pods.pop(), pods.len()) {
+        (Some(pod), 0) => Ok(pod),
+        (_, more) => Err(ManifestError::NotOne { count: more + 1 }),
+    }
+}
+
+/// Reads all pods of a file, its documents parted by `---`.
+///
+/// # Errors
+/// As [`read_manifest`], and a file without any.
+pub(crate) fn read_manifests(
+    text: &[u8],
+    path: &Path,
+    node: &str,
+    seen: &str,
+) -> Result<Vec<Pod>, ManifestError> {
+    let documents = parse(text)?;
+    if documents.is_empty() {
+        return Err(ManifestError::NotOne { count: 0 });
+    }
+    documents
+        .into_iter()
+        .map(|document| read_pod(document, path, node, seen))
+        .collect()
+}
+
+fn read_pod(mut value: Value, path: &Path, node: &str, seen: &str) -> Result<Pod, ManifestError> {
     let kind = value
         .get("kind")
         .and_then(Value::as_str)
@@ -54,13 +83,20 @@ pub(crate) fn read_manifest(text: &[u8], path: &Path, node: &str, seen: &str) ->
     Ok(pod)
 }
 
-fn parse(text: &[u8]) -> Result<Value, ManifestError> {
+fn parse(text: &[u8]) -> Result<Vec<Value>, ManifestError> {
     let syntax = |cause: String| ManifestError::Syntax { cause };
     let text = std::str::from_utf8(text).map_err(|e| syntax(e.to_string()))?;
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(|e| syntax(e.to_string()));
+        return serde_json::from_str(text)
+            .map(|value| vec![value])
+            .map_err(|e| syntax(e.to_string()));
     }
-    serde_saphyr::from_str(text).map_err(|e| syntax(e.to_string()))
+    let documents: Vec<Value> =
+        serde_saphyr::from_str_multiple::<Value, _>(text).map_err(|e| syntax(e.to_string()))?;
+    Ok(documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect())
 }
 
 /// The API takes bare numbers as quantities; our types want text.
