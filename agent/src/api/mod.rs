@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Client, Resource};
 use serde::Serialize;
@@ -180,24 +180,32 @@ impl Api {
         self.write(point, &call, request).await
     }
 
-    /// Deletes the object of that name; false when it was gone already.
+    /// Deletes the object of that name and UID at once (no grace period); false when it was gone already.
     ///
     /// # Errors
-    /// Any [`Error`] but 404; 409 when a precondition (UID) does not hold.
+    /// Any [`Error`] but 404; 409 when the object of that name is another one.
     pub(crate) async fn delete<K>(
         &self,
         point: &'static str,
         namespace: Option<&str>,
         name: &str,
-        params: &DeleteParams,
+        uid: &str,
     ) -> Result<bool, Error>
     where
         K: Resource<DynamicType = ()>,
     {
         let call = Call::of::<K>("delete", namespace, name);
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
         // The answer is the object or a Status: neither is of use.
         match self
-            .write::<serde_json::Value>(point, &call, call.request().delete(name, params))
+            .write::<serde_json::Value>(point, &call, call.request().delete(name, &params))
             .await
         {
             Ok(_) => Ok(true),

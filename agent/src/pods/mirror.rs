@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, Preconditions};
 
 use super::source::uid;
 use super::status::Statuses;
@@ -271,17 +270,9 @@ impl Mirrors {
 
     async fn delete(&self, mirror: &Arc<Pod>) -> Result<(), api::Error> {
         let (namespace, name) = name_of(mirror);
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions {
-                uid: mirror.metadata.uid.clone(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
         match self
             .api
-            .delete::<Pod>("api.delete_mirror_pod", Some(&namespace), &name, &params)
+            .delete::<Pod>("api.delete_mirror_pod", Some(&namespace), &name, uid(mirror))
             .await
         {
             Err(error) if !error.is_conflict() => return Err(error),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kube::api::{DeleteParams, Patch, Preconditions};
+use kube::api::Patch;
 use serde_json::Value;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -213,16 +213,8 @@ impl Statuses {
                 name,
                 uid: target,
             } => {
-                let params = DeleteParams {
-                    grace_period_seconds: Some(0),
-                    preconditions: Some(Preconditions {
-                        uid: Some(target),
-                        resource_version: None,
-                    }),
-                    ..DeleteParams::default()
-                };
                 self.api
-                    .delete::<Pod>("api.delete_pod", Some(&namespace), &name, &params)
+                    .delete::<Pod>("api.delete_pod", Some(&namespace), &name, &target)
                     .await?;
                 if let Some(slot) = self.slots().get_mut(uid) {
                     slot.removed = true;
