@@ -1,5 +1,7 @@
 //! The composition root of a running node: everything is opened, wired and started here, in order.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -7,21 +9,81 @@ use ipnet::IpNet;
 
 use crate::api::{Api, Events, Objects, Session};
 use crate::config::Settings;
+use crate::config::quantity::Amount;
 use crate::node::{self, Node};
+use crate::pods::runtime_config::{Configurator, NodeFacts};
+use crate::pods::{self, Pods, Sources};
 use crate::resources::{self, Cgroups};
-use crate::server;
+use crate::server::{self, NodeHost};
 use crate::supervise::{Tasks, notify};
+use crate::volumes::Volumes;
 
 /// The pods' bridge.
 const BRIDGE: &str = "longshore0";
+
+/// Pod ranges of `play` where none are configured.
+const PLAY_CIDRS: &str = "10.88.0.0/16,fd88::/64";
+
+/// What every node has, with or without an API server.
+struct Base {
+    settings: Arc<Settings>,
+    tasks: Tasks,
+    api: Arc<Api>,
+    objects: Arc<Objects>,
+    events: Events,
+    cgroups: Cgroups,
+    engine: Arc<cri::Engine>,
+    node: Node,
+    /// Held for as long as the agent lives.
+    _lock: File,
+}
 
 /// Runs the node until it is told to stop.
 ///
 /// # Errors
 /// What keeps it from starting, with cause and cure; or why it had to stop.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    let base = open(settings).await?;
+    let (settings, tasks) = (Arc::clone(&base.settings), base.tasks.clone());
+    let identity = certificates(&settings, &base.api, &base.node, &tasks)?;
+    let deps = pods(&base).await;
+    let runtime = Arc::clone(&deps.runtime);
+    let pods = Pods::start(deps, Sources::Settings)
+        .await
+        .context("take over what the runtime has")?;
+    if settings.kubelet.enable_server {
+        serve(&base, identity, NodeHost::start(pods, runtime)).await?;
+    }
+    tracing::info!(
+        node = settings.node_name,
+        version = crate::config::KUBELET_VERSION,
+        "the node runs"
+    );
+    notify("READY=1");
+    tasks.run_to_end().await.map_err(anyhow::Error::msg)
+}
+
+/// Runs the pods of `file` without an API server until they are over or a signal comes; with `down`, only takes down what
+/// an earlier run has left.
+///
+/// # Errors
+/// What keeps the node from starting, what is wrong with the file, pods that failed.
+pub(crate) async fn play(mut settings: Settings, file: &Path, down: bool) -> anyhow::Result<()> {
+    settings.kubeconfig = None;
+    settings.bootstrap_kubeconfig = None;
+    if settings.kubelet.pod_cidr.is_empty() {
+        PLAY_CIDRS.clone_into(&mut settings.kubelet.pod_cidr);
+    }
+    let base = open(settings).await?;
+    let deps = pods(&base).await;
+    crate::pods::play::play(deps, file, down, &mut std::io::stdout()).await?;
+    Ok(())
+}
+
+/// Opens everything up to the node itself.
+async fn open(settings: Settings) -> anyhow::Result<Base> {
     let settings = Arc::new(settings);
-    let _lock = node::lock(&settings.lock_file)?;
+    let lock = node::lock(&settings.lock_file)?;
     prepare(&settings)?;
     let tasks = Tasks::new();
     let kubelet = Arc::new(settings.kubelet.clone());
@@ -54,15 +116,69 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         unenforced: cgroups.unenforced().iter().map(ToString::to_string).collect(),
     };
     let node = Node::start(parts, |name, task| tasks.spawn(name, task)).await;
-    certificates(&settings, &api, &node, &tasks)?;
+    Ok(Base {
+        settings,
+        tasks,
+        api,
+        objects,
+        events,
+        cgroups,
+        engine,
+        node,
+        _lock: lock,
+    })
+}
 
-    tracing::info!(
-        node = settings.node_name,
-        version = crate::config::KUBELET_VERSION,
-        "the node runs"
+/// What the pods need of the rest.
+async fn pods(base: &Base) -> pods::Deps {
+    let own_node = Arc::new(base.node.own().await);
+    let host_ips = base.node.addresses();
+    let status = own_node.status.as_ref();
+    let capacity = status.and_then(|s| s.capacity.clone()).unwrap_or_default();
+    let memory = capacity
+        .get("memory")
+        .and_then(|q| Amount::of(q).ok())
+        .unwrap_or_default();
+    let volumes = Volumes::new(
+        &base.settings.root_dir,
+        Arc::clone(&base.objects),
+        capacity.clone(),
     );
-    notify("READY=1");
-    tasks.run_to_end().await.map_err(anyhow::Error::msg)
+    let facts = NodeFacts {
+        host_ips: host_ips.clone(),
+        memory_capacity: memory.value(),
+        capacity,
+    };
+    let configurator = Configurator::new(
+        Arc::clone(&base.settings),
+        facts,
+        Arc::clone(&base.objects),
+        Arc::clone(&volumes),
+        base.cgroups.clone(),
+    );
+    pods::Deps {
+        settings: Arc::clone(&base.settings),
+        api: Arc::clone(&base.api),
+        objects: Arc::clone(&base.objects),
+        events: base.events.clone(),
+        runtime: Arc::clone(&base.engine) as Arc<dyn pods::runtime::Cri>,
+        volumes,
+        configurator: Arc::new(configurator),
+        cgroups: base.cgroups.clone(),
+        host_ips,
+        own_node,
+    }
+}
+
+/// The HTTPS API.
+async fn serve(base: &Base, identity: Arc<server::Identity>, host: Arc<NodeHost>) -> anyhow::Result<()> {
+    let kubelet = &base.settings.kubelet;
+    let reviews = server::ApiReviews::new(Arc::clone(&base.api), base.settings.node_name.clone());
+    let server = server::Server::new(kubelet, identity, Arc::new(reviews), host)?;
+    let listener = server::listen(kubelet).await?;
+    let stop = base.tasks.stop().clone();
+    base.tasks.spawn("HTTPS API", server.serve(listener, stop));
+    Ok(())
 }
 
 /// What the process itself and the machine need before anything is started.

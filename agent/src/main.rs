@@ -18,6 +18,7 @@ mod supervise;
 mod volumes;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -50,7 +51,7 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
         Invocation::Print(line) => say(&line),
         Invocation::Agent(args) => run_agent(&args),
         Invocation::Join(args) => run_join(&args),
-        Invocation::Play { .. } => anyhow::bail!("play"),
+        Invocation::Play { file, down, agent } => run_play(&file, down, &agent),
     }
 }
 
@@ -61,6 +62,15 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     runtime()?.block_on(agent::run(settings))
+}
+
+fn run_play(file: &Path, down: bool, args: &AgentArgs) -> anyhow::Result<()> {
+    let (settings, warnings) = Settings::resolve(args)?;
+    start_log(&settings.kubelet);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    runtime()?.block_on(agent::play(settings, file, down))
 }
 
 fn run_join(args: &JoinArgs) -> anyhow::Result<()> {

@@ -21,7 +21,11 @@ pub(crate) enum Invocation {
     /// Join a cluster.
     Join(JoinArgs),
     /// Run the pods of a file without any API server.
-    Play { file: PathBuf, agent: Box<AgentArgs> },
+    Play {
+        file: PathBuf,
+        down: bool,
+        agent: Box<AgentArgs>,
+    },
     /// Print this and end well.
     Print(String),
 }
@@ -52,6 +56,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
                 .get_one::<PathBuf>("FILE")
                 .cloned()
                 .expect("clap requires FILE"),
+            down: matches.get_flag("down"),
             agent: Box::new(AgentArgs::read(matches)?),
         }),
         _ => Ok(Invocation::Print(VERSION_LINE.to_owned())),
@@ -63,6 +68,10 @@ fn command() -> Command {
         .required(true)
         .value_parser(clap::value_parser!(PathBuf))
         .help("Manifest: YAML or JSON, one or more Pods");
+    let down = Arg::new("down")
+        .long("down")
+        .action(ArgAction::SetTrue)
+        .help("Only take down what an earlier run has left");
     Command::new("longshore")
         .about("The node side of Kubernetes")
         .version(VERSION_LINE)
@@ -76,6 +85,7 @@ fn command() -> Command {
         .subcommand(
             agent::flags(Command::new("play"))
                 .arg(file)
+                .arg(down)
                 .about("Run the pods of a file without an API server"),
         )
         .subcommand(Command::new("version").about("Print the version"))

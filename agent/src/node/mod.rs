@@ -56,6 +56,7 @@ pub(crate) struct Parts {
 pub(crate) struct Node {
     reports: Arc<Reports>,
     addresses: Arc<Mutex<Vec<IpAddr>>>,
+    status: Arc<status::Loop>,
 }
 
 impl Node {
@@ -71,6 +72,12 @@ impl Node {
     pub(crate) fn address_source(&self) -> impl Fn() -> Vec<IpAddr> + Send + Sync + 'static {
         let addresses = Arc::clone(&self.addresses);
         move || addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The Node as it would be registered now; what pods are judged by while there is no Node object.
+    pub(crate) async fn own(&self) -> k8s_openapi::api::core::v1::Node {
+        let facts = self.status.facts().await;
+        registration::initial(&self.status.settings, &facts, jiff::Timestamp::now())
     }
 
     /// Where others report what concerns the status.
@@ -95,9 +102,21 @@ impl Node {
         let found = address::choose(&address::Machine, &settings.node_ips, &settings.node_name).await;
         let addresses = Arc::new(Mutex::new(found.unwrap_or_default()));
         let reports = Arc::new(Reports::default());
+        let status = Arc::new(status::Loop {
+            settings: Arc::clone(&settings),
+            api: Arc::clone(&api),
+            objects: Arc::clone(&objects),
+            events: events.clone(),
+            runtime: Arc::clone(&runtime),
+            reports: Arc::clone(&reports),
+            unenforced: unenforced.clone(),
+            machine: Mutex::default(),
+            addresses: Arc::clone(&addresses),
+        });
         let node = Self {
             reports: Arc::clone(&reports),
-            addresses: Arc::clone(&addresses),
+            addresses,
+            status: Arc::clone(&status),
         };
         if api.is_standalone() {
             return node;
@@ -109,17 +128,6 @@ impl Node {
             "Starting kubelet.",
         );
         warn_of(&unenforced, &settings.node_name, &events);
-        let status = Arc::new(status::Loop {
-            settings: Arc::clone(&settings),
-            api: Arc::clone(&api),
-            objects: Arc::clone(&objects),
-            events: events.clone(),
-            runtime: Arc::clone(&runtime),
-            reports: Arc::clone(&reports),
-            unenforced,
-            machine: Mutex::default(),
-            addresses,
-        });
         spawn("node status", Box::pin(run_status(status)));
         {
             let (api, settings, objects) = (Arc::clone(&api), Arc::clone(&settings), Arc::clone(&objects));
