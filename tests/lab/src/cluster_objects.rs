@@ -2,10 +2,12 @@
 
 use crate::kubeconfig;
 use crate::kubectl::Kubectl;
+use crate::paths::workspace;
 use crate::pki::Pki;
 use crate::state::State;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::time::Duration;
 
 const JOINERS: &str = "system:bootstrappers:kubeadm:default-node-token";
@@ -27,6 +29,8 @@ pub(crate) fn ensure(state: &State, pki: &Pki, kubectl: &Kubectl) -> Result<()> 
     kubectl
         .apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}))
         .context("apply the join objects")?;
+    let network = workspace().join("docs/manifests/network-rbac.yaml");
+    kubectl.run(&[OsStr::new("apply"), OsStr::new("-f"), network.as_os_str()])?;
     let timeout = Duration::from_secs(60);
     kubectl.wait_until("serviceaccount/default", None, timeout, |found| found.is_some())?;
     let signature = format!("jws-kubeconfig-{}", token_parts(&state.token).0);
