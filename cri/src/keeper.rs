@@ -450,6 +450,3 @@ impl<F: Fn(Notice) + Send + 'static> Actor<F> {
         while self.connection.step().await.unwrap_or(false) && self.deliver() {}
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,11 +23,25 @@ pub(crate) struct Paths {
 
 impl Paths {
     pub(crate) fn new(config: &Config) -> Self {
+        Self::at(
+            &config.run_dir,
+            &config.state_dir,
+            &config.cgroup_root,
+            &config.keepers_cgroup,
+        )
+    }
+
+    pub(crate) fn at(
+        run: impl AsRef<Path>,
+        state: impl AsRef<Path>,
+        cgroups: impl AsRef<Path>,
+        keepers: &str,
+    ) -> Self {
         Self {
-            run: config.run_dir.clone(),
-            state: config.state_dir.clone(),
-            cgroups: config.cgroup_root.clone(),
-            keepers: config.cgroup_root.join(config.keepers_cgroup.trim_matches('/')),
+            run: run.as_ref().to_owned(),
+            state: state.as_ref().to_owned(),
+            cgroups: cgroups.as_ref().to_owned(),
+            keepers: cgroups.as_ref().join(keepers.trim_matches('/')),
         }
     }
 

@@ -6,8 +6,6 @@ mod events;
 mod images;
 mod leftovers;
 mod report;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -72,15 +72,15 @@ impl Core {
             .ok_or_else(|| Error::invalid("config", "missing"))?;
         let id = new_id();
         let setup = plan::plan(&id, &config, &self.paths)?;
+        let _claim = self.names.claim("sandbox", name_of(config.metadata.as_ref()))?;
+        if let Some(living) = self.clear_attempt(&config).await? {
+            return Ok(living);
+        }
         if setup.own_network && !self.network_is_ready() {
             let reason = "the node's pod address ranges are not known yet: network plugin is not ready";
             return Err(Error::Unavailable {
                 reason: reason.to_owned(),
             });
-        }
-        let _claim = self.names.claim("sandbox", name_of(config.metadata.as_ref()))?;
-        if let Some(living) = self.clear_attempt(&config).await? {
-            return Ok(living);
         }
         let record = SandboxRecord {
             id: id.clone(),

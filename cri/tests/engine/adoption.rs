@@ -6,7 +6,13 @@ use proto::cri::*;
 use crate::bench::Bench;
 
 fn kill(pid: u32) {
-    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-9", &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 pub(crate) async fn a_new_engine_adopts_what_runs() {
@@ -15,7 +21,10 @@ pub(crate) async fn a_new_engine_adopts_what_runs() {
     let pod = bench.run(&config).await.unwrap();
     let id = bench.launch(&pod, bench.container("c", "sleep 1000")).await;
     let ended = bench.finish(&pod, bench.container("d", "exit 5")).await;
-    let (before, sandbox) = (bench.status(&id).await.unwrap(), bench.sandbox_status(&pod).await.unwrap());
+    let (before, sandbox) = (
+        bench.status(&id).await.unwrap(),
+        bench.sandbox_status(&pod).await.unwrap(),
+    );
     let keeper = bench.keeper(&pod);
     for _ in 0..2 {
         bench.crash();
@@ -37,18 +46,32 @@ pub(crate) async fn an_exit_without_an_engine_is_known_to_the_next() {
     let mut bench = Bench::new().await;
     let pod = bench.run(&bench.pod("web")).await.unwrap();
     let fifo = bench.path("go");
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut config = bench.container("c", "cat /go; exit 9");
-    config.mounts =
-        vec![Mount { container_path: "/go".into(), host_path: fifo.to_str().unwrap().into(), ..Mount::default() }];
+    config.mounts = vec![Mount {
+        container_path: "/go".into(),
+        host_path: fifo.to_str().unwrap().into(),
+        ..Mount::default()
+    }];
     let id = bench.launch(&pod, config).await;
     let started_at = bench.status(&id).await.unwrap().started_at;
     bench.crash();
-    tokio::task::spawn_blocking(move || drop(std::fs::File::create(fifo).unwrap())).await.unwrap();
+    tokio::task::spawn_blocking(move || drop(std::fs::File::create(fifo).unwrap()))
+        .await
+        .unwrap();
     bench.start().await;
     let mut events = bench.engine().events();
     let status = bench.ended(&mut events, &id).await;
-    assert_eq!((status.exit_code, status.reason.as_str(), status.started_at), (9, "Error", started_at));
+    assert_eq!(
+        (status.exit_code, status.reason.as_str(), status.started_at),
+        (9, "Error", started_at)
+    );
     bench.remove(&pod).await;
     bench.assert_clean();
 }
@@ -74,13 +97,23 @@ pub(crate) async fn a_killed_keeper_takes_its_pod_with_it() {
     let mut events = bench.engine().events();
     kill(bench.keeper(&pod));
     let status = bench.ended(&mut events, &id).await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (137, "ContainerStatusUnknown"));
+    assert_eq!(
+        (status.exit_code, status.reason.as_str()),
+        (137, "ContainerStatusUnknown")
+    );
     assert!(status.started_at > 0);
     while bench.sandbox_status(&pod).await.unwrap().state() == PodSandboxState::SandboxReady {
         events.recv().await.unwrap();
     }
     assert_eq!(bench.status(&done.id).await.unwrap(), done);
-    assert_eq!(bench.create(&pod, bench.container("e", "true")).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        bench
+            .create(&pod, bench.container("e", "true"))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::FailedPrecondition
+    );
     bench.stop(&pod).await;
     bench.remove(&pod).await;
     bench.assert_clean();
@@ -96,8 +129,14 @@ pub(crate) async fn a_keeper_killed_without_an_engine_is_found_lost() {
     bench.start().await;
     for _ in 0..2 {
         let status = bench.status(&id).await.unwrap();
-        assert_eq!((status.exit_code, status.reason.as_str()), (137, "ContainerStatusUnknown"));
-        assert_eq!(bench.sandbox_status(&pod).await.unwrap().state(), PodSandboxState::SandboxNotready);
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (137, "ContainerStatusUnknown")
+        );
+        assert_eq!(
+            bench.sandbox_status(&pod).await.unwrap().state(),
+            PodSandboxState::SandboxNotready
+        );
         bench.crash();
         bench.start().await;
         assert_eq!(bench.status(&id).await.unwrap(), status);
@@ -117,10 +156,16 @@ pub(crate) async fn a_damaged_record_is_put_aside_and_its_pod_ended() {
     record[middle] ^= 1;
     std::fs::write(&path, record).unwrap();
     bench.start().await;
-    assert_eq!(bench.sandbox_status(&pod).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        bench.sandbox_status(&pod).await.unwrap_err().code(),
+        Code::NotFound
+    );
     assert_eq!(bench.status(&id).await.unwrap_err().code(), Code::NotFound);
     bench.assert_clean();
-    assert_eq!(std::fs::read_dir(bench.path("run/quarantine")).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(bench.path("run/quarantine")).unwrap().count(),
+        1
+    );
 }
 
 pub(crate) async fn an_unfinished_sandbox_is_undone() {
@@ -131,12 +176,19 @@ pub(crate) async fn an_unfinished_sandbox_is_undone() {
     // As it is on disk before the last step.
     let path = bench.path("run/sandboxes").join(&pod).join("record.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    let body = text.lines().nth(1).unwrap().replace("\"phase\":\"ready\"", "\"phase\":\"creating\"");
+    let body = text
+        .lines()
+        .nth(1)
+        .unwrap()
+        .replace("\"phase\":\"ready\"", "\"phase\":\"creating\"");
     let digest = cri::Digest::of(body.as_bytes()).hex();
     let header = format!("{{\"format\":\"longshore.sandbox\",\"version\":1,\"sha256\":\"{digest}\"}}");
     std::fs::write(&path, format!("{header}\n{body}\n")).unwrap();
     bench.start().await;
-    assert_eq!(bench.sandbox_status(&pod).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        bench.sandbox_status(&pod).await.unwrap_err().code(),
+        Code::NotFound
+    );
     bench.assert_clean();
 }
 

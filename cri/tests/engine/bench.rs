@@ -13,7 +13,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Where cgroup2 is mounted: the only place on a pure v2 host, `unified` on a hybrid one.
 pub(crate) fn cgroup_mount() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup2 mount");
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))
+        .expect("a cgroup2 mount");
     PathBuf::from(line.split(' ').nth(1).unwrap())
 }
 
@@ -30,7 +33,9 @@ pub(crate) fn remove_cgroups(path: &Path) {
 
 /// Brings the namespaces of this program into the state of a node.
 pub(crate) fn set_up() {
-    let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    let status = std::process::Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
     assert!(status.expect("iproute2").success());
 }
 
@@ -45,8 +50,14 @@ impl Bench {
     /// A node with a network and its image.
     pub(crate) async fn new() -> Self {
         let bench = Self::bare().await;
-        let config = RuntimeConfig { network_config: Some(NetworkConfig { pod_cidr: "10.77.0.0/24,fd77::/64".into() }) };
-        let request = UpdateRuntimeConfigRequest { runtime_config: Some(config) };
+        let config = RuntimeConfig {
+            network_config: Some(NetworkConfig {
+                pod_cidr: "10.77.0.0/24,fd77::/64".into(),
+            }),
+        };
+        let request = UpdateRuntimeConfigRequest {
+            runtime_config: Some(config),
+        };
         bench.engine().update_runtime_config(request).await.unwrap();
         bench
     }
@@ -65,7 +76,12 @@ impl Bench {
             cluster_cidrs: Vec::new(),
             masquerade: false,
         });
-        let mut bench = Self { directory, cgroup, network: Arc::new(network.unwrap()), engine: None };
+        let mut bench = Self {
+            directory,
+            cgroup,
+            network: Arc::new(network.unwrap()),
+            engine: None,
+        };
         bench.start().await;
         bench
     }
@@ -138,15 +154,24 @@ impl Bench {
     }
 
     pub(crate) async fn run(&self, config: &PodSandboxConfig) -> Result<String, Error> {
-        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: String::new(),
+        };
         Ok(self.engine().run_pod_sandbox(request).await?.pod_sandbox_id)
     }
 
     /// A container that runs a shell script.
     pub(crate) fn container(&self, name: &str, script: &str) -> ContainerConfig {
         ContainerConfig {
-            metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
-            image: Some(ImageSpec { image: super::image::NAME.into(), ..ImageSpec::default() }),
+            metadata: Some(ContainerMetadata {
+                name: name.into(),
+                attempt: 0,
+            }),
+            image: Some(ImageSpec {
+                image: super::image::NAME.into(),
+                ..ImageSpec::default()
+            }),
             command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             log_path: format!("{name}/0.log"),
             linux: Some(LinuxContainerConfig {
@@ -173,7 +198,12 @@ impl Bench {
     }
 
     pub(crate) async fn start_container(&self, id: &str) -> Result<(), Error> {
-        self.engine().start_container(StartContainerRequest { container_id: id.into() }).await.map(drop)
+        self.engine()
+            .start_container(StartContainerRequest {
+                container_id: id.into(),
+            })
+            .await
+            .map(drop)
     }
 
     /// Creates and starts a container.
@@ -184,37 +214,56 @@ impl Bench {
     }
 
     pub(crate) async fn stop_container(&self, id: &str, timeout: i64) {
-        let request = StopContainerRequest { container_id: id.into(), timeout };
+        let request = StopContainerRequest {
+            container_id: id.into(),
+            timeout,
+        };
         self.engine().stop_container(request).await.unwrap();
     }
 
     pub(crate) async fn remove_container(&self, id: &str) {
-        let request = RemoveContainerRequest { container_id: id.into() };
+        let request = RemoveContainerRequest {
+            container_id: id.into(),
+        };
         self.engine().remove_container(request).await.unwrap();
     }
 
     pub(crate) async fn stop(&self, sandbox: &str) {
-        let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.into() };
+        let request = StopPodSandboxRequest {
+            pod_sandbox_id: sandbox.into(),
+        };
         self.engine().stop_pod_sandbox(request).await.unwrap();
     }
 
     pub(crate) async fn remove(&self, sandbox: &str) {
-        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() };
+        let request = RemovePodSandboxRequest {
+            pod_sandbox_id: sandbox.into(),
+        };
         self.engine().remove_pod_sandbox(request).await.unwrap();
     }
 
     pub(crate) async fn status(&self, container: &str) -> Result<ContainerStatus, Error> {
-        let request = ContainerStatusRequest { container_id: container.into(), verbose: false };
+        let request = ContainerStatusRequest {
+            container_id: container.into(),
+            verbose: false,
+        };
         Ok(self.engine().container_status(request).await?.status.unwrap())
     }
 
     pub(crate) async fn sandbox_status(&self, sandbox: &str) -> Result<PodSandboxStatus, Error> {
-        let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.into(), verbose: false };
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: sandbox.into(),
+            verbose: false,
+        };
         Ok(self.engine().pod_sandbox_status(request).await?.status.unwrap())
     }
 
     /// The status of a container once it has ended, which `events` tells.
-    pub(crate) async fn ended(&self, events: &mut Receiver<ContainerEventResponse>, id: &str) -> ContainerStatus {
+    pub(crate) async fn ended(
+        &self,
+        events: &mut Receiver<ContainerEventResponse>,
+        id: &str,
+    ) -> ContainerStatus {
         loop {
             let status = self.status(id).await.unwrap();
             if status.state() == ContainerState::ContainerExited {
@@ -244,23 +293,47 @@ impl Bench {
 
     /// The text of a container's standard output.
     pub(crate) fn output(&self, pod: &str, container: &str) -> String {
-        self.log(pod, container).into_iter().map(|(_, _, text)| text + "\n").collect()
+        self.log(pod, container)
+            .into_iter()
+            .map(|(_, _, text)| text + "\n")
+            .collect()
     }
 
     /// Process id of a sandbox's keeper.
     pub(crate) fn keeper(&self, sandbox: &str) -> u32 {
-        let path = self.cgroup("longshore.slice/keepers").join(sandbox).join("cgroup.procs");
-        std::fs::read_to_string(path).unwrap().trim().parse().expect("one keeper")
+        let path = self
+            .cgroup("longshore.slice/keepers")
+            .join(sandbox)
+            .join("cgroup.procs");
+        std::fs::read_to_string(path)
+            .unwrap()
+            .trim()
+            .parse()
+            .expect("one keeper")
     }
 
     /// Nothing of any pod is on the machine any more.
     pub(crate) fn assert_clean(&self) {
-        for directory in ["run/sandboxes", "run/netns", "state/containers", "run/network/leases"] {
-            let left: Vec<_> = std::fs::read_dir(self.path(directory)).unwrap().flatten().map(|e| e.path()).collect();
+        for directory in [
+            "run/sandboxes",
+            "run/netns",
+            "state/containers",
+            "run/network/leases",
+        ] {
+            let left: Vec<_> = std::fs::read_dir(self.path(directory))
+                .unwrap()
+                .flatten()
+                .map(|e| e.path())
+                .collect();
             assert!(left.is_empty(), "left in {directory}: {left:?}");
         }
-        let keepers = std::fs::read_dir(self.cgroup("longshore.slice/keepers")).unwrap().flatten();
-        let keepers: Vec<_> = keepers.filter(|entry| entry.file_type().unwrap().is_dir()).map(|e| e.path()).collect();
+        let keepers = std::fs::read_dir(self.cgroup("longshore.slice/keepers"))
+            .unwrap()
+            .flatten();
+        let keepers: Vec<_> = keepers
+            .filter(|entry| entry.file_type().unwrap().is_dir())
+            .map(|e| e.path())
+            .collect();
         assert!(keepers.is_empty(), "keepers left: {keepers:?}");
         assert_eq!(processes(&self.cgroup), Vec::<String>::new(), "processes left");
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -271,8 +344,11 @@ impl Bench {
 }
 
 fn processes(cgroup: &Path) -> Vec<String> {
-    let mut found: Vec<String> =
-        std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().lines().map(str::to_owned).collect();
+    let mut found: Vec<String> = std::fs::read_to_string(cgroup.join("cgroup.procs"))
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     for entry in std::fs::read_dir(cgroup).unwrap().flatten() {
         if entry.file_type().unwrap().is_dir() {
             found.extend(processes(&entry.path()));

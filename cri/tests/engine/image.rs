@@ -10,8 +10,8 @@ use serde_json::json;
 pub(crate) const NAME: &str = "registry.test/busybox:1";
 
 const APPLETS: [&str; 18] = [
-    "sh", "true", "false", "cat", "id", "sleep", "ls", "hostname", "echo", "env", "ip", "ps", "touch", "test", "mkfifo",
-    "kill", "readlink", "grep",
+    "sh", "true", "false", "cat", "id", "sleep", "ls", "hostname", "echo", "env", "ip", "ps", "touch",
+    "test", "mkfifo", "kill", "readlink", "grep",
 ];
 
 /// Makes the store in `state`.
@@ -33,12 +33,18 @@ pub(crate) fn make(state: &Path) {
         "config": {"Env": ["PATH=/bin", "COLOUR=blue"], "Entrypoint": ["/bin/sh"], "Cmd": ["-c", "echo default"]},
         "rootfs": {"type": "layers", "diff_ids": [diff.to_string()]},
     });
-    let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+    let config = put(
+        config.to_string().as_bytes(),
+        "application/vnd.oci.image.config.v1+json",
+    );
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config, "layers": [layer],
     });
-    let mut manifest = put(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    let mut manifest = put(
+        manifest.to_string().as_bytes(),
+        "application/vnd.oci.image.manifest.v1+json",
+    );
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
     let index = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest],
@@ -54,6 +60,10 @@ fn tree(root: &Path) {
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n",
+    )
+    .unwrap();
     std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:34:\nlogs:x:40:web\n").unwrap();
 }

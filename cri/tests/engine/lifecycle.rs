@@ -12,7 +12,10 @@ pub(crate) async fn a_container_runs_logs_and_ends_with_its_code() {
     config.labels = [("io.kubernetes.container.name".to_owned(), "c".to_owned())].into();
     let mut events = bench.engine().events();
     let id = bench.create(&pod, config).await.unwrap();
-    assert_eq!(bench.status(&id).await.unwrap().state(), ContainerState::ContainerCreated);
+    assert_eq!(
+        bench.status(&id).await.unwrap().state(),
+        ContainerState::ContainerCreated
+    );
     bench.start_container(&id).await.unwrap();
     let status = bench.ended(&mut events, &id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
@@ -23,7 +26,11 @@ pub(crate) async fn a_container_runs_logs_and_ends_with_its_code() {
     let mut log = bench.log("web", "c");
     log.sort();
     let line = |stream: &str, tag: &str, text: &str| (stream.to_owned(), tag.to_owned(), text.to_owned());
-    let wanted = [line("stderr", "F", "oops"), line("stdout", "F", "hello"), line("stdout", "P", "partial")];
+    let wanted = [
+        line("stderr", "F", "oops"),
+        line("stdout", "F", "hello"),
+        line("stdout", "P", "partial"),
+    ];
     assert_eq!(log, wanted);
 
     let fine = bench.finish(&pod, bench.container("d", "true")).await;
@@ -40,14 +47,18 @@ pub(crate) async fn a_program_that_cannot_be_found_is_a_start_error() {
     config.command = vec!["nonsense".into()];
     let id = bench.create(&pod, config).await.unwrap();
     let error = bench.start_container(&id).await.unwrap_err();
-    let wanted = format!("failed to start container \"{id}\": exec: \"nonsense\": executable file not found in $PATH");
+    let wanted =
+        format!("failed to start container \"{id}\": exec: \"nonsense\": executable file not found in $PATH");
     assert_eq!(error.to_string(), wanted);
     let status = bench.status(&id).await.unwrap();
     assert_eq!(status.state(), ContainerState::ContainerExited);
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
     assert_eq!(status.message, wanted);
     assert_eq!(status.started_at, 0);
-    assert!(matches!(bench.start_container(&id).await, Err(Error::FailedPrecondition { .. })));
+    assert!(matches!(
+        bench.start_container(&id).await,
+        Err(Error::FailedPrecondition { .. })
+    ));
     bench.remove_container(&id).await;
     bench.remove(&pod).await;
     bench.assert_clean();
@@ -58,12 +69,22 @@ pub(crate) async fn a_user_that_cannot_be_found_is_a_start_error() {
     let pod = bench.run(&bench.pod("web")).await.unwrap();
     let as_user = |name: &str| {
         let mut config = bench.container(name, "id -u; id -g; id -G");
-        config.linux.as_mut().unwrap().security_context.as_mut().unwrap().run_as_username = name.into();
+        config
+            .linux
+            .as_mut()
+            .unwrap()
+            .security_context
+            .as_mut()
+            .unwrap()
+            .run_as_username = name.into();
         config
     };
     let id = bench.create(&pod, as_user("ghost")).await.unwrap();
     let error = bench.start_container(&id).await.unwrap_err().to_string();
-    assert!(error.contains("unable to find user ghost: no matching entries in passwd file"), "{error}");
+    assert!(
+        error.contains("unable to find user ghost: no matching entries in passwd file"),
+        "{error}"
+    );
     bench.finish(&pod, as_user("web")).await;
     assert_eq!(bench.output("web", "web"), "33\n34\n34 40\n");
     bench.remove(&pod).await;
@@ -78,12 +99,23 @@ pub(crate) async fn stop_asks_first_and_kills_after_the_grace_period() {
     let script = |rest: &str| format!("{rest}; echo ready > /ready; while :; do sleep 1000 & wait $!; done");
     let waiting = async |name: &str, rest: &str| {
         let fifo = bench.path(name);
-        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut config = bench.container(name, &script(rest));
-        config.mounts =
-            vec![Mount { container_path: "/ready".into(), host_path: ready(name), ..Mount::default() }];
+        config.mounts = vec![Mount {
+            container_path: "/ready".into(),
+            host_path: ready(name),
+            ..Mount::default()
+        }];
         let id = bench.launch(&pod, config).await;
-        tokio::task::spawn_blocking(move || std::fs::read(fifo).unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || std::fs::read(fifo).unwrap())
+            .await
+            .unwrap();
         id
     };
     let polite = waiting("polite", "trap 'exit 7' TERM").await;
@@ -107,10 +139,17 @@ pub(crate) async fn stop_asks_first_and_kills_after_the_grace_period() {
 pub(crate) async fn environment_secrets_are_in_no_record() {
     let bench = Bench::new().await;
     let pod = bench.run(&bench.pod("web")).await.unwrap();
-    let mut config = bench.container("c", "echo $COLOUR $PASSWORD $HOSTNAME; sleep 1000");
-    config.envs = vec![KeyValue { key: "PASSWORD".into(), value: b"correct horse".to_vec() }];
-    let id = bench.launch(&pod, config).await;
-    let path = bench.path("run/sandboxes").join(&pod).join("containers").join(format!("{id}.json"));
+    let mut config = bench.container("c", "echo $COLOUR $PASSWORD $HOSTNAME");
+    config.envs = vec![KeyValue {
+        key: "PASSWORD".into(),
+        value: b"correct horse".to_vec(),
+    }];
+    let id = bench.finish(&pod, config).await.id;
+    let path = bench
+        .path("run/sandboxes")
+        .join(&pod)
+        .join("containers")
+        .join(format!("{id}.json"));
     let record = std::fs::read_to_string(path).unwrap();
     assert!(record.contains("longshore.container"));
     let encoded = record.split('"').max_by_key(|part| part.len()).unwrap();
@@ -125,7 +164,9 @@ pub(crate) async fn environment_secrets_are_in_no_record() {
 pub(crate) async fn removing_a_running_container_ends_it() {
     let bench = Bench::new().await;
     let pod = bench.run(&bench.pod("web")).await.unwrap();
-    let id = bench.launch(&pod, bench.container("c", "sleep 1000 & sleep 1000")).await;
+    let id = bench
+        .launch(&pod, bench.container("c", "sleep 1000 & sleep 1000"))
+        .await;
     let cgroup = bench.cgroup("pods/web").join(&id);
     assert!(cgroup.exists());
     bench.remove_container(&id).await;
@@ -139,23 +180,48 @@ pub(crate) async fn a_log_is_reopened_after_rotation() {
     let bench = Bench::new().await;
     let pod = bench.run(&bench.pod("web")).await.unwrap();
     let fifo = bench.path("go");
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut config = bench.container("c", "echo one; cat /go; echo two");
-    config.mounts =
-        vec![Mount { container_path: "/go".into(), host_path: fifo.to_str().unwrap().into(), ..Mount::default() }];
+    config.mounts = vec![Mount {
+        container_path: "/go".into(),
+        host_path: fifo.to_str().unwrap().into(),
+        ..Mount::default()
+    }];
     let mut events = bench.engine().events();
     let id = bench.launch(&pod, config).await;
     // Opening the fifo waits until `cat` has it open, which is after "one".
     let writer = fifo.clone();
-    let writer = tokio::task::spawn_blocking(move || std::fs::File::create(writer).unwrap()).await.unwrap();
+    let writer = tokio::task::spawn_blocking(move || std::fs::File::create(writer).unwrap())
+        .await
+        .unwrap();
     let log = bench.path("logs/web/c/0.log");
     std::fs::rename(&log, log.with_extension("old")).unwrap();
-    let request = ReopenContainerLogRequest { container_id: id.clone() };
-    bench.engine().reopen_container_log(request.clone()).await.unwrap();
+    let request = ReopenContainerLogRequest {
+        container_id: id.clone(),
+    };
+    bench
+        .engine()
+        .reopen_container_log(request.clone())
+        .await
+        .unwrap();
     drop(writer);
     bench.ended(&mut events, &id).await;
     assert_eq!(bench.output("web", "c"), "two\n");
-    assert_eq!(bench.engine().reopen_container_log(request).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        bench
+            .engine()
+            .reopen_container_log(request)
+            .await
+            .unwrap_err()
+            .code(),
+        Code::FailedPrecondition
+    );
     bench.remove(&pod).await;
     bench.assert_clean();
 }

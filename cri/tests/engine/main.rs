@@ -4,6 +4,8 @@
 //! This program has three roles: `keeper` (started by the engine in place of `longshore-oci`), the outer one that makes
 //! the namespaces, and the inner one that runs the tests.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it does not hold")]
+
 mod adoption;
 mod bench;
 mod image;
@@ -70,7 +72,16 @@ fn outer(arguments: &[String]) -> ExitCode {
     let cgroup = bench::cgroup_mount().join(format!("longshore-cri-test-{}", std::process::id()));
     std::fs::create_dir(&cgroup).expect("root, and a cgroup2 mount");
     let status = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ])
         .arg(std::env::current_exe().expect("/proc"))
         .args(arguments)
         .env(INNER, &cgroup)
@@ -78,19 +89,29 @@ fn outer(arguments: &[String]) -> ExitCode {
         .expect("util-linux");
     bench::remove_cgroups(&cgroup);
     assert!(!cgroup.exists(), "processes are left in {}", cgroup.display());
-    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Runs the tests one after the other: they share the network namespace.
 fn inner(arguments: &[String]) -> ExitCode {
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     bench::set_up();
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, test) in TESTS {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
         let runtime = runtime.expect("a runtime");
         let limited = async { tokio::time::timeout(std::time::Duration::from_secs(120), test()).await };
         let result = runtime.block_on(AssertUnwindSafe(limited).catch_unwind());
@@ -102,7 +123,15 @@ fn inner(arguments: &[String]) -> ExitCode {
             failed.push(*name);
         }
     }
-    println!("\ntest result: {}. {passed} passed; {} failed", if failed.is_empty() { "ok" } else { "FAILED" }, failed.len());
+    println!(
+        "\ntest result: {}. {passed} passed; {} failed",
+        if failed.is_empty() { "ok" } else { "FAILED" },
+        failed.len()
+    );
     failed.iter().for_each(|name| println!("    {name}"));
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
