@@ -1,7 +1,7 @@
 //! Test images, made here from Debian's static busybox and the testbed's Go programs.
 
 use crate::pki::hex;
-use crate::setup::debian_packages;
+use crate::setup::{debian_packages, give_back_tree, make_dir};
 use anyhow::{Context as _, Result};
 use flate2::{Compression, write::GzEncoder};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 /// Makes all test images; layers are kept in `tools/layers`, since the big ones take seconds to compress.
 pub(crate) fn make(tools: &Path) -> Result<Vec<Image>> {
     let cache = tools.join("layers");
-    fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    make_dir(&cache)?;
     let busybox = busybox_layer(&cache)?;
     let agnhost = program_layer(&cache, &tools.join("agnhost"), "agnhost")?;
     let kubectl = program_layer(&cache, &tools.join("kubectl"), "bin/kubectl")?;
@@ -185,6 +185,7 @@ fn cached_layer(
         diff_id,
     };
     fs::write(&record, serde_json::to_vec(&layer)?)?;
+    give_back_tree(cache)?;
     Ok(layer)
 }
 

@@ -2,6 +2,7 @@
 //! into the cache, because installing them would start a service and replace the machine's busybox.
 
 use super::preflight::find_program;
+use super::privilege::{give_back_tree, make_dir};
 use super::progress::run_step;
 use crate::paths::cache_dir;
 use anyhow::{Context as _, Result, bail};
@@ -101,12 +102,13 @@ fn unpacked(package: &str, candidates: &[&str]) -> Result<PathBuf> {
     if let Some(program) = find() {
         return Ok(program);
     }
-    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    make_dir(&dir)?;
     update_lists()?;
     let mut command = Command::new("sh");
     let script = r#"rm -f ./*.deb && apt-get download "$1" && dpkg-deb -x ./*.deb . && rm -f ./*.deb"#;
     command.args(["-c", script, "sh", package]).current_dir(&dir);
     run_step(&format!("fetch {package}"), Duration::from_secs(5), &mut command)?;
+    give_back_tree(&dir)?;
     find().with_context(|| format!("package {package} has none of {candidates:?}"))
 }
 

@@ -1,6 +1,6 @@
 //! The testbed's programs, built from their Go modules and kept in the cache.
 
-use super::privilege::as_user;
+use super::privilege::{as_user, make_dir};
 use super::progress::run_step;
 use crate::paths::{cache_dir, workspace};
 use crate::pki::hex;
@@ -73,8 +73,7 @@ pub(crate) fn directory() -> Result<PathBuf> {
 /// Builds what is not there yet.
 pub(crate) fn build(peers: bool) -> Result<PathBuf> {
     let dir = directory()?;
-    let mut make = Command::new("mkdir");
-    crate::process::run(as_user(make.arg("-p").arg(&dir)))?;
+    make_dir(&dir)?;
     for tool in TOOLS.iter().filter(|tool| peers || !tool.for_peers) {
         if !dir.join(tool.name).exists() {
             build_one(tool, &dir)?;

@@ -9,6 +9,7 @@ mod product;
 mod progress;
 
 pub use privilege::{as_user, become_root, give_back};
+pub(crate) use privilege::{give_back_tree, make_dir};
 pub use product::{Profile, TARGET};
 pub use progress::{heading, run_step};
 

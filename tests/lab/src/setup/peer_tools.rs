@@ -2,11 +2,10 @@
 //! Go module of its own below `tests/testbed`.
 
 use super::debian_packages;
-use super::privilege::as_user;
+use super::privilege::{as_user, make_dir};
 use super::progress::run_step;
 use crate::paths::workspace;
 use crate::pki::hex;
-use crate::process::run;
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -89,8 +88,7 @@ pub(crate) fn directory(tools: &Path) -> Result<PathBuf> {
 pub(crate) fn build(tools: &Path) -> Result<()> {
     debian_packages::install_for_runc()?;
     let dir = directory(tools)?;
-    let mut make = Command::new("mkdir");
-    run(as_user(make.arg("-p").arg(dir.join("cni"))))?;
+    make_dir(&dir.join("cni"))?;
     for peer in &PEERS {
         for (name, package) in peer.programs {
             let target = dir.join(name);

@@ -239,13 +239,22 @@ fn other_lab() -> Option<Problem> {
     if has_own || !fabric::netns_file().exists() {
         return None;
     }
+    let owner = owner().map_or_else(|| "another checkout".to_owned(), |dir| dir.display().to_string());
     problem(
-        format!(
-            "a machine without another checkout's lab ({} exists)",
-            fabric::netns_file().display()
-        ),
-        "cargo xtask lab down (there or here: it removes any lab of this machine)",
+        format!("a machine without another lab: {owner} has one up"),
+        "wait for its end, or remove it: cargo xtask lab down (here or there; it removes any lab of this machine)",
     )
+}
+
+/// The workspace whose lab is up, read off the arguments of its processes.
+fn owner() -> Option<PathBuf> {
+    let processes = fs::read_to_string(cgroups::root().ok()?.join("control-plane/cgroup.procs")).ok()?;
+    processes.lines().find_map(|pid| {
+        let arguments = fs::read(Path::new("/proc").join(pid).join("cmdline")).ok()?;
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        let (before, _) = arguments.split_once("/target/lab/")?;
+        before.rsplit(['=', '\0']).next().map(PathBuf::from)
+    })
 }
 
 /// A program on PATH.

@@ -79,3 +79,25 @@ pub fn give_back(path: &Path) -> Result<()> {
     std::os::unix::fs::lchown(path, Some(uid), Some(gid))
         .with_context(|| format!("give {} to the user", path.display()))
 }
+
+/// Gives a directory with all that is in it to the user behind sudo.
+pub(crate) fn give_back_tree(dir: &Path) -> Result<()> {
+    if user().is_none() {
+        return Ok(());
+    }
+    give_back(dir)?;
+    for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give_back_tree(&entry.path())?;
+        } else {
+            give_back(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory that belongs, with the parents that were missing, to the user behind sudo.
+pub(crate) fn make_dir(dir: &Path) -> Result<()> {
+    crate::process::run(as_user(Command::new("mkdir").arg("-p").arg(dir))).map(drop)
+}

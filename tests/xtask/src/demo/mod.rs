@@ -156,7 +156,7 @@ fn keep_logs(error: &anyhow::Error) {
     let dir = lab::workspace().join("target/demo-failure");
     let kept =
         fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join("error.txt"), format!("{error:#}\n")));
-    if kept.is_ok() && lab::save_logs(&dir).is_ok() {
+    if kept.is_ok() && lab::save_logs(&dir).is_ok() && setup::give_back(&dir).is_ok() {
         eprintln!("logs of the failed demo: {}", dir.display());
     }
 }
