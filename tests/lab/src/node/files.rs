@@ -58,8 +58,8 @@ fn machine_files(state: &State, etc: &Path, record: &NodeRecord) -> Result<()> {
     let identity = Sha256::digest(format!("{name} {}", state.token));
     put(&etc.join("machine-id"), &format!("{}\n", &hex(&identity)[..32]))?;
     let mirror = format!(
-        "[host.\"http://{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
-        state.addresses.registry()
+        "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+        registry = state.addresses.registry()
     );
     make(&etc.join("longshore/certs.d/_default"))?;
     put(&etc.join("longshore/certs.d/_default/hosts.toml"), &mirror)
