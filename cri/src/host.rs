@@ -20,6 +20,24 @@ use crate::{Error, fault};
 /// How long the last process of a cgroup may take to go after it was killed.
 const EMPTY_WITHIN: Duration = Duration::from_secs(10);
 
+/// Takes the lock on `path` for as long as the file is held; another holder is an error at once.
+pub(crate) fn lock(point: &str, path: &Path) -> Result<File, Error> {
+    fault::point(point);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let file = file.map_err(Error::io("open", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Error::Unavailable {
+            reason: format!("another engine works here: it holds {}", path.display()),
+        }),
+        Err(error) => Err(Error::io("lock", path.display())(error)),
+    }
+}
+
 /// Writes a file that containers may read (0644). No fsync: it lies on tmpfs and is made anew with its sandbox.
 pub(crate) fn write_shared_file(point: &str, path: &Path, text: &str) -> Result<(), Error> {
     fault::point(point);

@@ -31,7 +31,7 @@ use crate::images::Images;
 use crate::paths::Paths;
 use crate::spec;
 use crate::store::Store;
-use crate::{Config, Error};
+use crate::{Config, Error, host};
 
 /// Events that a slow reader may fall behind before it loses some and has to list.
 const EVENT_BACKLOG: usize = 4096;
@@ -318,7 +318,7 @@ impl Core {
         ] {
             crate::state::mkdir(point, &directory, mode).map_err(crate::sandbox::state_error)?;
         }
-        let lock = lock(&paths)?;
+        let lock = host::lock("cri.lock_engine", &paths.lock())?;
         let registries = Some(config.registries.clone());
         let images = Images::open(&config.state_dir, registries).map_err(images::error)?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
@@ -423,24 +423,6 @@ pub(crate) fn new_id() -> String {
         let _ = write!(id, "{byte:02x}");
     }
     id
-}
-
-fn lock(paths: &Paths) -> Result<File, Error> {
-    let path = paths.lock();
-    crate::fault::point("cri.lock_engine");
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path);
-    let file = file.map_err(Error::io("open", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Unavailable {
-            reason: format!("another engine works here: it holds {}", path.display()),
-        }),
-        Err(error) => Err(Error::io("lock", path.display())(error)),
-    }
 }
 
 fn boot_id() -> Result<String, Error> {

@@ -29,15 +29,15 @@ pub(crate) struct Setup {
     pub(crate) own_shm: bool,
 }
 
-/// Namespaces that a sandbox asks for.
+/// Namespaces that a sandbox asks for. Where it says nothing at all, nobody asked to share process ids, though that is
+/// the meaning of the field's zero.
 pub(crate) fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
     let security = config
         .linux
         .as_ref()
         .and_then(|linux| linux.security_context.as_ref());
-    security
-        .and_then(|security| security.namespace_options.clone())
-        .unwrap_or_default()
+    let options = security.and_then(|security| security.namespace_options.clone());
+    options.unwrap_or_else(spec::own_namespaces)
 }
 
 /// What sandbox `id` is made of.

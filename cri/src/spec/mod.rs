@@ -18,7 +18,9 @@ use oci_spec::runtime::{
     Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use proto::cri::security_profile::ProfileType;
-use proto::cri::{ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, SecurityProfile};
+use proto::cri::{
+    ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SecurityProfile,
+};
 use runtime::plan::{Id, User};
 
 use crate::Error;
@@ -178,7 +180,7 @@ fn namespaces(
             .expect("every field has a default")
     };
     let mut namespaces = vec![own(LinuxNamespaceType::Mount), own(LinuxNamespaceType::Cgroup)];
-    let options = security.namespace_options.clone().unwrap_or_default();
+    let options = security.namespace_options.clone().unwrap_or_else(own_namespaces);
     match options.pid() {
         NamespaceMode::Container => namespaces.push(own(LinuxNamespaceType::Pid)),
         NamespaceMode::Node => {}
@@ -196,6 +198,14 @@ fn namespaces(
         }
     }
     Ok(namespaces)
+}
+
+/// The namespaces of who names none.
+pub(crate) fn own_namespaces() -> NamespaceOption {
+    NamespaceOption {
+        pid: NamespaceMode::Container.into(),
+        ..NamespaceOption::default()
+    }
 }
 
 /// A pid namespace for the whole pod needs a process of its own to be PID 1.

@@ -7,7 +7,7 @@ use oci_spec::runtime::Mount;
 use proptest::prelude::*;
 use proto::cri::{
     Capability as CriCapability, Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerResources,
-    Mount as CriMount, MountPropagation, NamespaceOption, Signal,
+    Mount as CriMount, MountPropagation, Signal,
 };
 
 use super::*;

@@ -39,6 +39,43 @@ pub(crate) fn set_up() {
     assert!(status.expect("iproute2").success());
 }
 
+/// The pod network of a node.
+pub(crate) fn network(root: &Path, bridge: &str) -> Arc<cni::Network> {
+    let network = cni::Network::new(cni::Config {
+        bridge: bridge.into(),
+        state_dir: root.join("run/network"),
+        mtu: Some(1500),
+        cluster_cidrs: Vec::new(),
+        masquerade: false,
+    });
+    Arc::new(network.unwrap())
+}
+
+/// An engine's settings on a node.
+pub(crate) fn config(root: &Path, cgroup: &Path, network: Arc<cni::Network>) -> Config {
+    Config {
+        run_dir: root.join("run"),
+        state_dir: root.join("state"),
+        oci_binary: std::env::current_exe().unwrap(),
+        registries: root.join("registries"),
+        cgroup_root: cgroup.to_owned(),
+        keepers_cgroup: "longshore.slice/keepers".into(),
+        network,
+    }
+}
+
+/// The request that tells an engine its address ranges.
+pub(crate) fn address_ranges() -> UpdateRuntimeConfigRequest {
+    let network = NetworkConfig {
+        pod_cidr: "10.77.0.0/24,fd77::/64".into(),
+    };
+    UpdateRuntimeConfigRequest {
+        runtime_config: Some(RuntimeConfig {
+            network_config: Some(network),
+        }),
+    }
+}
+
 pub(crate) struct Bench {
     directory: tempfile::TempDir,
     cgroup: PathBuf,
@@ -50,15 +87,11 @@ impl Bench {
     /// A node with a network and its image.
     pub(crate) async fn new() -> Self {
         let bench = Self::bare().await;
-        let config = RuntimeConfig {
-            network_config: Some(NetworkConfig {
-                pod_cidr: "10.77.0.0/24,fd77::/64".into(),
-            }),
-        };
-        let request = UpdateRuntimeConfigRequest {
-            runtime_config: Some(config),
-        };
-        bench.engine().update_runtime_config(request).await.unwrap();
+        bench
+            .engine()
+            .update_runtime_config(address_ranges())
+            .await
+            .unwrap();
         bench
     }
 
@@ -69,17 +102,11 @@ impl Bench {
         let cgroup = PathBuf::from(std::env::var_os(super::INNER).unwrap()).join(format!("node{number}"));
         std::fs::create_dir(&cgroup).unwrap();
         super::image::make(&directory.path().join("state"));
-        let network = cni::Network::new(cni::Config {
-            bridge: format!("br{number}"),
-            state_dir: directory.path().join("run/network"),
-            mtu: Some(1500),
-            cluster_cidrs: Vec::new(),
-            masquerade: false,
-        });
+        let network = network(directory.path(), &format!("br{number}"));
         let mut bench = Self {
             directory,
             cgroup,
-            network: Arc::new(network.unwrap()),
+            network,
             engine: None,
         };
         bench.start().await;
@@ -87,15 +114,7 @@ impl Bench {
     }
 
     pub(crate) fn config(&self) -> Config {
-        Config {
-            run_dir: self.path("run"),
-            state_dir: self.path("state"),
-            oci_binary: std::env::current_exe().unwrap(),
-            registries: self.path("registries"),
-            cgroup_root: self.cgroup.clone(),
-            keepers_cgroup: "longshore.slice/keepers".into(),
-            network: Arc::clone(&self.network),
-        }
+        config(self.directory.path(), &self.cgroup, Arc::clone(&self.network))
     }
 
     /// Starts an engine where none is.
@@ -314,36 +333,45 @@ impl Bench {
 
     /// Nothing of any pod is on the machine any more.
     pub(crate) fn assert_clean(&self) {
-        for directory in [
-            "run/sandboxes",
-            "run/netns",
-            "state/containers",
-            "run/network/leases",
-        ] {
-            let left: Vec<_> = std::fs::read_dir(self.path(directory))
-                .unwrap()
-                .flatten()
-                .map(|e| e.path())
-                .collect();
-            assert!(left.is_empty(), "left in {directory}: {left:?}");
-        }
-        let keepers = std::fs::read_dir(self.cgroup("longshore.slice/keepers"))
-            .unwrap()
-            .flatten();
-        let keepers: Vec<_> = keepers
-            .filter(|entry| entry.file_type().unwrap().is_dir())
-            .map(|e| e.path())
-            .collect();
-        assert!(keepers.is_empty(), "keepers left: {keepers:?}");
-        assert_eq!(processes(&self.cgroup), Vec::<String>::new(), "processes left");
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let root = self.directory.path().to_str().unwrap();
-        let left: Vec<_> = mounts.lines().filter(|line| line.contains(root)).collect();
-        assert!(left.is_empty(), "mounts left: {left:?}");
+        assert_eq!(
+            left_over(self.directory.path(), &self.cgroup),
+            Vec::<String>::new()
+        );
     }
 }
 
-fn processes(cgroup: &Path) -> Vec<String> {
+/// What is left of pods below the directory and the cgroup of a node.
+pub(crate) fn left_over(root: &Path, cgroup: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    let list = |path: PathBuf| {
+        std::fs::read_dir(path)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    for directory in [
+        "run/sandboxes",
+        "run/netns",
+        "state/containers",
+        "run/network/leases",
+    ] {
+        left.extend(list(root.join(directory)).map(|path| path.display().to_string()));
+    }
+    let keepers = list(cgroup.join("longshore.slice/keepers")).filter(|path| path.is_dir());
+    left.extend(keepers.map(|path| path.display().to_string()));
+    left.extend(processes(cgroup).into_iter().map(|pid| format!("process {pid}")));
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let root = root.to_str().unwrap();
+    left.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(root))
+            .map(|line| format!("mount {line}")),
+    );
+    left
+}
+
+pub(crate) fn processes(cgroup: &Path) -> Vec<String> {
     let mut found: Vec<String> = std::fs::read_to_string(cgroup.join("cgroup.procs"))
         .unwrap()
         .lines()

@@ -1,13 +1,15 @@
 //! The engine with real parts: our runtime and keeper, our network, a local image of static busybox, in mount, network,
 //! pid, ipc and uts namespaces and a cgroup of their own. Nothing of it is left behind.
 //!
-//! This program has three roles: `keeper` (started by the engine in place of `longshore-oci`), the outer one that makes
-//! the namespaces, and the inner one that runs the tests.
+//! This program has four roles: `keeper` (started by the engine in place of `longshore-oci`), `node` (an engine that is
+//! killed), the outer one that makes the namespaces, and the inner one that runs the tests.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it does not hold")]
 
 mod adoption;
 mod bench;
+#[cfg(feature = "fault-points")]
+mod crash;
 mod image;
 mod lifecycle;
 mod sandboxes;
@@ -22,8 +24,8 @@ const INNER: &str = "LONGSHORE_CRI_TEST_INNER";
 type Test = (&'static str, fn() -> futures::future::BoxFuture<'static, ()>);
 
 macro_rules! tests {
-    ($($room:ident :: $name:ident),* $(,)?) => {
-        &[$((concat!(stringify!($room), "::", stringify!($name)), || $room::$name().boxed())),*]
+    ($($(#[$meta:meta])* $room:ident :: $name:ident),* $(,)?) => {
+        &[$($(#[$meta])* (concat!(stringify!($room), "::", stringify!($name)), || $room::$name().boxed())),*]
     };
 }
 
@@ -50,12 +52,22 @@ const TESTS: &[Test] = tests![
     adoption::an_unfinished_sandbox_is_undone,
     adoption::leftovers_without_a_record_go,
     adoption::two_engines_do_not_work_in_one_place,
+    #[cfg(feature = "fault-points")]
+    crash::an_engine_killed_anywhere_comes_to_the_same_end,
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == "keeper") {
-        return runtime::keeper::run();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["keeper", ref rest @ ..] = words[..] {
+        return runtime::keeper::run(rest);
+    }
+    #[cfg(feature = "fault-points")]
+    if let Some(("node", rest)) = arguments
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        return crash::node(rest);
     }
     if arguments.iter().any(|argument| argument == "--list") {
         TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -113,7 +125,7 @@ fn inner(arguments: &[String]) -> ExitCode {
             .enable_all()
             .build();
         let runtime = runtime.expect("a runtime");
-        let limited = async { tokio::time::timeout(std::time::Duration::from_secs(120), test()).await };
+        let limited = async { tokio::time::timeout(std::time::Duration::from_secs(900), test()).await };
         let result = runtime.block_on(AssertUnwindSafe(limited).catch_unwind());
         let fine = matches!(result, Ok(Ok(())));
         println!("test {name} ... {}", if fine { "ok" } else { "FAILED" });

@@ -11,7 +11,7 @@ const FUNNELS: &[(&str, &[&str])] = &[
     ("runtime/src", &["sys"]),
     ("cni/src", &["sys"]),
     ("proxy/src", &[]),
-    ("cri/src", &["state.rs", "state", "keeper.rs", "keeper"]),
+    ("cri/src", &["state.rs", "state", "host.rs", "host", "keeper.rs"]),
     (
         "agent/src",
         &[
