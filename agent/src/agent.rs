@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ipnet::IpNet;
 
 use crate::api::{Api, Events, Objects, Session};
 use crate::config::Settings;
@@ -96,6 +95,13 @@ async fn open(settings: Settings) -> anyhow::Result<Base> {
     let engine = cri::Engine::start(engine_config(&settings, &network))
         .await
         .context("start the container engine")?;
+    let cidrs = kubelet.pod_cidr.clone();
+    if settings.kubeconfig.is_none() && !cidrs.is_empty() {
+        // No Node object will ever tell.
+        let set = node::Runtime::set_pod_cidrs(engine.as_ref(), cidrs).await;
+        set.map_err(anyhow::Error::msg)
+            .context("set the pod ranges (podCIDR)")?;
+    }
 
     node::ensure_credentials(&settings).await?;
     let api = match &settings.kubeconfig {
@@ -199,15 +205,6 @@ fn network(settings: &Settings) -> anyhow::Result<cni::Network> {
     let network = cni::Network::new(config).context("open the pod network")?;
     for warning in network.warnings() {
         tracing::warn!(%warning, "pod network");
-    }
-    if !settings.kubelet.pod_cidr.is_empty() && settings.kubeconfig.is_none() {
-        let ranges: Result<Vec<IpNet>, _> = settings.kubelet.pod_cidr.split(',').map(str::parse).collect();
-        for warning in network
-            .set_pod_cidrs(&ranges.context("podCIDR")?)
-            .context("set the pod ranges")?
-        {
-            tracing::warn!(%warning, "pod network");
-        }
     }
     Ok(network)
 }

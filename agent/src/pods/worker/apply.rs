@@ -120,39 +120,41 @@ impl Step {
             self.warn(None, "FailedCreatePodContainer", &message);
             return Err(Problem::new("FailedCreatePodContainer", message));
         }
+        let problem = |message: String| {
+            Problem::new(
+                "CreatePodSandboxError",
+                format!("Failed to create pod sandbox: {message}"),
+            )
+        };
         let failed = |message: String| {
-            let message = format!("Failed to create pod sandbox: {message}");
-            self.warn(None, "FailedCreatePodSandBox", &message);
-            Problem::new("CreatePodSandboxError", message)
+            let problem = problem(message);
+            self.warn(None, "FailedCreatePodSandBox", &problem.message);
+            problem
         };
         let (config, warnings) = self
             .context
             .configurator
             .sandbox(&self.pod, attempt)
             .map_err(|e| failed(e.to_string()))?;
-        for warning in warnings {
-            self.warn(None, warning.reason, &warning.message);
-        }
         let runtime_handler = String::new();
         let request = cri::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler,
         };
-        let made = self
-            .context
-            .runtime
-            .run_pod_sandbox(request)
-            .await
-            .map_err(|error| {
-                let soon_over = error.kind == Kind::Unavailable;
-                if soon_over {
-                    self.warn(None, "NetworkNotReady", &format!("network is not ready: {error}"));
-                }
+        let made = self.context.runtime.run_pod_sandbox(request).await;
+        let made = made.map_err(|error| match error.kind {
+            Kind::Unavailable => {
+                self.warn(None, "NetworkNotReady", &format!("network is not ready: {error}"));
                 Problem {
-                    soon_over,
-                    ..failed(error.to_string())
+                    soon_over: true,
+                    ..problem(error.to_string())
                 }
-            })?;
+            }
+            _ => failed(error.to_string()),
+        })?;
+        for warning in warnings {
+            self.warn(None, warning.reason, &warning.message);
+        }
         let request = cri::PodSandboxStatusRequest {
             pod_sandbox_id: made.pod_sandbox_id,
             verbose: false,
