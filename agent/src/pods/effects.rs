@@ -185,3 +185,82 @@ fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
         cause,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> (tempfile::TempDir, Files) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(&dir.path().join("log/pods"), &dir.path().join("run"));
+        (dir, files)
+    }
+
+    #[test]
+    fn a_link_leads_to_its_log_and_goes_with_it() {
+        let (_dir, files) = files();
+        let pod = files.pod_logs.join("ns_pod_uid");
+        let log = pod.join("c/0.log");
+        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+        std::fs::write(&log, "line").unwrap();
+        std::fs::write(pod.join("c/0.log.20260101-000000.gz"), "old").unwrap();
+        std::fs::write(pod.join("c/1.log"), "other").unwrap();
+        let link = files.link("pod", "ns", "c", "id");
+        assert_eq!(link.file_name().unwrap(), "pod_ns_c-id.log");
+        files.link_log(&link, &log).unwrap();
+        files.link_log(&link, &log).unwrap();
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), "line");
+
+        files.remove_log(&log, &link).unwrap();
+        files.remove_log(&log, &link).unwrap();
+        assert!(!link.is_symlink());
+        assert_eq!(entries(&pod.join("c")).unwrap(), [pod.join("c/1.log")]);
+    }
+
+    #[test]
+    fn logs_of_one_pod_are_removed_and_no_others() {
+        let (_dir, files) = files();
+        for uid in ["a", "b"] {
+            let log = files.pod_logs.join(format!("ns_pod_{uid}/c/0.log"));
+            std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+            std::fs::write(&log, uid).unwrap();
+            files.link_log(&files.link("pod", "ns", "c", uid), &log).unwrap();
+        }
+        files.remove_logs(&files.pod_logs.join("ns_pod_a")).unwrap();
+        assert_eq!(
+            entries(&files.pod_logs).unwrap(),
+            [files.pod_logs.join("ns_pod_b")]
+        );
+        assert_eq!(
+            entries(&files.links).unwrap(),
+            [files.link("pod", "ns", "c", "b")]
+        );
+        std::fs::remove_dir_all(files.pod_logs.join("ns_pod_b")).unwrap();
+        assert_eq!(files.remove_dead_links().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_and_keeps_the_id() {
+        let (_dir, files) = files();
+        let link = files.link(&"p".repeat(253), "namespace", "container", &"a".repeat(64));
+        let name = link.file_name().unwrap().to_str().unwrap();
+        assert_eq!(name.len(), MAX_NAME);
+        assert!(name.ends_with(&format!("-{}.log", "a".repeat(64))));
+    }
+
+    #[test]
+    fn a_deadline_is_remembered_and_damage_is_as_none() {
+        let (_dir, files) = files();
+        let record = EndingRecord {
+            deadline: Timestamp::from_second(1_800_000_000).unwrap(),
+            grace: 30,
+        };
+        assert_eq!(files.read_ending("uid"), None);
+        files.write_ending("uid", record).unwrap();
+        assert_eq!(files.read_ending("uid"), Some(record));
+        std::fs::write(files.record("uid"), "{\"dead").unwrap();
+        assert_eq!(files.read_ending("uid"), None);
+        files.remove_ending("uid").unwrap();
+        files.remove_ending("uid").unwrap();
+    }
+}

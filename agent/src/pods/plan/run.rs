@@ -216,6 +216,10 @@ fn is_outdated(container: &Container, spec: &ContainerSpec<'_>) -> bool {
 
 /// Takes one container a step nearer to running.
 fn bring_up(input: &Input<'_>, draft: &mut Draft<'_>, ground: &Ground<'_>, spec: &ContainerSpec<'_>) {
+    let starts = |a: &Action| matches!(a, Action::Launch { container, .. } | Action::Start { container, .. } if container == spec.name);
+    if input.observed.is_under_way(starts) {
+        return;
+    }
     let newest = input.observed.newest(spec.name);
     // What may still live is taken down first, so that there never are two of one name.
     if let Some(living) = newest.filter(|c| c.may_live()) {

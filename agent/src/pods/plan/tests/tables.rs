@@ -366,6 +366,27 @@ fn crash_loop_backs_off_and_says_so() {
 }
 
 #[test]
+fn a_restart_under_way_is_no_back_off() {
+    let mut world = World::new(pod("Always", &["a"], &[]));
+    world.settle();
+    world.exit("a", 1);
+    world.step();
+    let launch = world.plan().actions;
+    assert!(matches!(launch.as_slice(), [Action::Launch { .. }]));
+    // The worker counts the restart when it begins it.
+    let key = containers(&world.pod)[0].backoff_key();
+    world.memory.restarted("a", key, world.now, world.now);
+    world.seen.under_way = launch;
+    let plan = world.plan();
+    assert_eq!((plan.actions.len(), plan.notices.len()), (0, 0));
+    let state = plan.status.container_statuses.unwrap()[0].state.clone().unwrap();
+    assert!(
+        state.terminated.is_some(),
+        "it is shown as it is, not as waiting for a back-off"
+    );
+}
+
+#[test]
 fn failed_pull_becomes_back_off_and_is_tried_again() {
     let mut world = World::new(pod("Always", &["a"], &[]));
     let actions = world.plan().actions;
