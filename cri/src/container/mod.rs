@@ -1,7 +1,8 @@
-//! Containers: create, start, stop, remove, logs, and what keepers tell of them. `plan` and `outcome` are pure, `apply`
-//! has the effects.
+//! Containers: create, start, stop, remove, logs. `plan` and `outcome` are pure, `apply` has the effects, `ends` is what
+//! keepers and their deaths tell.
 
 pub(crate) mod apply;
+mod ends;
 pub(crate) mod outcome;
 pub(crate) mod plan;
 #[cfg(test)]
@@ -13,13 +14,13 @@ use std::time::Duration;
 use proto::cri::{
     ContainerConfig, ContainerEventType, CreateContainerRequest, NamespaceMode, PodSandboxConfig,
 };
-use runtime::wire::{Event, Reply, Request, Status};
+use runtime::wire::{Reply, Request, Status};
 use tokio::time::timeout;
 
 use crate::engine::{Core, blocking, new_id, now};
 use crate::images::Image;
-use crate::keeper::{self, Keeper, Notice};
-use crate::records::{ContainerRecord, Outcome, Phase};
+use crate::keeper::{self, Keeper};
+use crate::records::{ContainerRecord, Phase};
 use crate::store::{Container, ContainerState, Sandbox};
 use crate::{Error, fault};
 
@@ -56,8 +57,15 @@ impl Core {
         let image = self.image_for(&config)?;
         let target = self.target_pid(&sandbox, &config).await?;
         let id = new_id();
-        // The layers are kept from here on; the image may have gone between the look-up and this.
+        // The layers are kept from here on. A removal just before this may have taken them: then the image is gone.
         self.images.hold(&id, &image);
+        if self.images.get(&image.id.to_string()).is_none() {
+            self.images.release(&id);
+            return Err(Error::NotFound {
+                kind: "image",
+                id: image.id.to_string(),
+            });
+        }
         let core = Arc::clone(&self);
         let (sandbox_config, owned) = (sandbox.record.config.clone(), id.clone());
         let made = blocking("make container", move || {
@@ -251,78 +259,6 @@ impl Core {
                 Err(error)
             }
         }
-    }
-
-    /// Records an end that no keeper has recorded, and tells of it.
-    fn conclude(&self, container: &Container, outcome: Outcome) {
-        let record = ContainerRecord {
-            started: true,
-            outcome: Some(outcome.clone()),
-            ..container.record.clone()
-        };
-        if let Err(error) = apply::write_record("cri.write_container_outcome", &record, &self.paths) {
-            tracing::error!(container = container.id(), %error, "how a container ended is not recorded");
-        }
-        if container.exited(outcome) {
-            let kind = ContainerEventType::ContainerStoppedEvent;
-            self.publish(kind, container.id(), &container.record.sandbox);
-        }
-    }
-
-    /// Takes what the keeper of `sandbox` tells.
-    pub(crate) fn heard(self: &Arc<Self>, sandbox: &str, notice: Notice) {
-        match notice {
-            Notice::Event(Event::Exited { id, exit }) => {
-                let Some(container) = self.store.container(&id) else {
-                    return;
-                };
-                // A start that failed has a reply with the reason on its way.
-                let failed_start = exit.started_at == 0 && container.state() == ContainerState::Starting;
-                if !failed_start && container.exited(outcome::of(&exit)) {
-                    self.publish(ContainerEventType::ContainerStoppedEvent, &id, sandbox);
-                }
-            }
-            Notice::Ended => {
-                let (core, sandbox) = (Arc::clone(self), sandbox.to_owned());
-                tokio::spawn(async move { core.keeper_ended(&sandbox).await });
-            }
-        }
-    }
-
-    /// Gives an end to every container of a sandbox whose keeper is gone: the keeper's record if there is one. What
-    /// still runs is killed.
-    pub(crate) async fn settle(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
-        let containers = self.store.containers_of(sandbox.id());
-        let core = Arc::clone(self);
-        blocking("settle containers", move || {
-            let mut first = Ok(());
-            for container in containers {
-                let started_at = match container.state() {
-                    ContainerState::Running { started_at } => started_at,
-                    ContainerState::Starting => 0,
-                    ContainerState::Created(_) | ContainerState::Exited(_) => continue,
-                };
-                let cgroup = core.paths.cgroup(&container.record.cgroup);
-                let killed = crate::host::kill_cgroup("cri.kill_lost_cgroup", &cgroup);
-                first = first.and(killed);
-                let path = core.paths.exit_record(&container.record.sandbox, container.id());
-                match runtime::exit_record::read(&path) {
-                    Ok(Some((id, exit))) if id == container.id() => {
-                        if container.exited(outcome::of(&exit)) {
-                            let kind = ContainerEventType::ContainerStoppedEvent;
-                            core.publish(kind, &id, &container.record.sandbox);
-                        }
-                    }
-                    Ok(_) => core.conclude(&container, outcome::lost(started_at, now())),
-                    Err(error) => {
-                        tracing::error!(container = container.id(), %error, "exit record cannot be used");
-                        core.conclude(&container, outcome::lost(started_at, now()));
-                    }
-                }
-            }
-            first
-        })
-        .await
     }
 
     /// Asks a container to end, kills it after `seconds`, and waits for its end.

@@ -82,6 +82,12 @@ impl Core {
                 reason: reason.to_owned(),
             });
         }
+        if !config.port_mappings.is_empty() {
+            tracing::warn!(
+                sandbox = id,
+                "port mappings are not made: host ports of pods are not known yet"
+            );
+        }
         let record = SandboxRecord {
             id: id.clone(),
             boot_id: self.boot_id.clone(),

@@ -225,3 +225,93 @@ pub(crate) async fn a_log_is_reopened_after_rotation() {
     bench.remove(&pod).await;
     bench.assert_clean();
 }
+
+pub(crate) async fn devices_and_privileges_come_on_request() {
+    let bench = Bench::new().await;
+    let pod = bench.run(&bench.pod("web")).await.unwrap();
+    let script = "echo x > /dev/nothing && echo fine; grep CapEff /proc/self/status; grep ' /sys sysfs' /proc/self/mounts";
+    let mut plain = bench.container("plain", script);
+    plain.devices = vec![Device {
+        container_path: "/dev/nothing".into(),
+        host_path: "/dev/null".into(),
+        permissions: "rwm".into(),
+    }];
+    let mut privileged = bench.container(
+        "privileged",
+        &script.replace("/dev/nothing", "/dev/full || echo full"),
+    );
+    privileged
+        .linux
+        .as_mut()
+        .unwrap()
+        .security_context
+        .as_mut()
+        .unwrap()
+        .privileged = true;
+    bench.finish(&pod, plain).await;
+    bench.finish(&pod, privileged).await;
+    let held = std::fs::read_to_string("/proc/self/status").unwrap();
+    let held = held
+        .lines()
+        .find_map(|line| line.strip_prefix("CapPrm:"))
+        .unwrap()
+        .trim()
+        .to_owned();
+    let plain = bench.output("web", "plain");
+    assert!(plain.starts_with("fine\nCapEff:\t00000000a80425fb\n"), "{plain}");
+    assert!(plain.contains("sysfs ro,"), "{plain}");
+    let privileged = bench.output("web", "privileged");
+    assert!(privileged.contains(&format!("CapEff:\t{held}\n")), "{privileged}");
+    assert!(privileged.contains("sysfs rw,"), "{privileged}");
+
+    let mut missing = bench.container("missing", "true");
+    missing.devices = vec![Device {
+        host_path: "/dev/no-such".into(),
+        ..Device::default()
+    }];
+    let error = bench.create(&pod, missing).await.unwrap_err().to_string();
+    assert!(error.contains("/dev/no-such"), "{error}");
+    bench.remove(&pod).await;
+    bench.assert_clean();
+}
+
+pub(crate) async fn a_container_may_join_anothers_process_ids() {
+    let bench = Bench::new().await;
+    let pod = bench.run(&bench.pod("web")).await.unwrap();
+    let target = bench
+        .launch(&pod, bench.container("target", "exec sleep 1000"))
+        .await;
+    let joining = |target: &str| {
+        let mut config = bench.container("joins", "cat /proc/1/cmdline");
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.namespace_options = Some(NamespaceOption {
+            pid: NamespaceMode::Target.into(),
+            target_id: target.into(),
+            ..NamespaceOption::default()
+        });
+        config
+    };
+    bench.finish(&pod, joining(&target)).await;
+    assert_eq!(bench.output("web", "joins"), "sleep\u{0}1000\u{0}\n");
+    let error = bench.create(&pod, joining("unknown")).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    bench.remove(&pod).await;
+    bench.assert_clean();
+}
+
+/// The cgroup of these tests has no controllers.
+pub(crate) async fn a_limit_that_cannot_be_kept_is_an_error() {
+    let bench = Bench::new().await;
+    let pod = bench.run(&bench.pod("web")).await.unwrap();
+    let mut config = bench.container("c", "true");
+    config.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        ..LinuxContainerResources::default()
+    });
+    let id = bench.create(&pod, config).await.unwrap();
+    let error = bench.start_container(&id).await.unwrap_err().to_string();
+    assert!(error.contains("memory.max"), "{error}");
+    assert_eq!(bench.status(&id).await.unwrap().reason, "StartError");
+    bench.remove(&pod).await;
+    bench.assert_clean();
+}
