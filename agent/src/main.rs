@@ -20,6 +20,7 @@ mod volumes;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
@@ -61,7 +62,7 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    runtime()?.block_on(agent::run(settings))
+    run_to_end(agent::run(settings))
 }
 
 fn run_play(file: &Path, down: bool, args: &AgentArgs) -> anyhow::Result<()> {
@@ -70,8 +71,19 @@ fn run_play(file: &Path, down: bool, args: &AgentArgs) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    runtime()?.block_on(agent::play(settings, file, down))
+    run_to_end(agent::play(settings, file, down))
 }
+
+fn run_to_end(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(work);
+    // What still blocks on a thread is crash-safe: nobody waits for it.
+    runtime.shutdown_timeout(LAST_WORDS);
+    ended
+}
+
+/// Time for threads to end when the agent stops.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 fn run_join(args: &JoinArgs) -> anyhow::Result<()> {
     start_log(&KubeletConfiguration::default());
@@ -120,8 +132,8 @@ fn say(line: &str) -> anyhow::Result<()> {
 /// Logs to standard error: by `RUST_LOG`, else by the configuration's verbosity.
 fn start_log(config: &KubeletConfiguration) {
     let level = match config.logging.verbosity {
-        0..=2 => "info",
-        3..=5 => "info,longshore=debug,cri=debug,cni=debug,proxy=debug",
+        0..=2 => "info,kube_client=error,kube_runtime=error",
+        3..=5 => "info,kube_client=error,kube_runtime=error,longshore=debug,cri=debug,cni=debug,proxy=debug",
         _ => "debug,longshore=trace,cri=trace,cni=trace,proxy=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -7,6 +7,7 @@ mod connection;
 mod error;
 mod events;
 mod objects;
+mod watching;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) use client::{Session, load};
 pub(crate) use error::{Error, chain};
 pub(crate) use events::{EventKind, Events};
 pub(crate) use objects::{Key, Objects};
+pub(crate) use watching::{Patience, words};
 
 use crate::fault;
 

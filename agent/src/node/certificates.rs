@@ -17,6 +17,8 @@ use crate::server;
 
 /// Pause after a renewal that failed.
 const RETRY: Duration = Duration::from_secs(60);
+/// Least time between two renewals.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Longest sleep between looks at a certificate's age: clocks jump.
 const LOOK: Duration = Duration::from_secs(3600);
 
@@ -149,7 +151,11 @@ pub(crate) async fn renew_client(settings: Arc<Settings>, api: Arc<Api>) {
             continue;
         }
         match client_once(&settings, &api, &store).await {
-            Ok(()) => tracing::info!("the client certificate was renewed"),
+            Ok(()) => {
+                tracing::info!("the client certificate was renewed");
+                // A signer that gives certificates past their renewal must not be asked in a circle.
+                tokio::time::sleep(SETTLE).await;
+            }
             Err(error) => {
                 tracing::error!(%error, "the client certificate could not be renewed, trying again");
                 tokio::time::sleep(RETRY).await;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 
 use super::runtime::Runtime;
-use crate::api::{Api, EventKind, Events, Objects, chain};
+use crate::api::{Api, EventKind, Events, Objects, Patience, words};
 
 /// Another node, as far as routes to its pods need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,11 @@ fn ranges(node: &Node) -> Vec<String> {
 /// Keeps routes to the other nodes' pods, for ever.
 pub(super) async fn follow_peers(api: Arc<Api>, events: Events, node_name: String, set: SetPeers) {
     let Some(client) = api.client() else { return };
-    let stream = watcher(kube::Api::<Node>::all(client), watcher::Config::default()).default_backoff();
-    let mut stream = std::pin::pin!(stream);
+    let mut stream = std::pin::pin!(watcher(
+        kube::Api::<Node>::all(client),
+        watcher::Config::default()
+    ));
+    let mut patience = Patience::new();
     let mut peers = Peers::new(&node_name);
     let mut applied: Option<Vec<Peer>> = None;
     let mut told = false;
@@ -93,11 +96,16 @@ pub(super) async fn follow_peers(api: Arc<Api>, events: Events, node_name: Strin
             stream.next().await
         };
         match event {
-            Some(Ok(event)) => peers.take(event),
+            Some(Ok(event)) => {
+                if !matches!(event, watcher::Event::Init) {
+                    patience.reset();
+                }
+                peers.take(event);
+            }
             Some(Err(error)) => {
-                let words = chain(&error);
+                let words = words(&error);
+                patience.tell("other nodes", &error);
                 let forbidden = words.contains("forbidden");
-                tracing::warn!(error = words, "other nodes cannot be watched, trying again");
                 if forbidden && !std::mem::replace(&mut told, true) {
                     events.record(
                         &super::reference(&node_name),
@@ -106,6 +114,7 @@ pub(super) async fn follow_peers(api: Arc<Api>, events: Events, node_name: Strin
                         FORBIDDEN,
                     );
                 }
+                patience.wait().await;
             }
             None => return,
         }

@@ -89,7 +89,7 @@ pub(super) async fn wait(api: &Api, name: &str) -> Result<Vec<u8>, Error> {
                     });
                 }
                 Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "still waiting for a certificate")
+                    tracing::warn!(%error, "still waiting for a certificate");
                 }
                 Err(error) => return Err(Error::api("wait for a certificate")(error)),
             }

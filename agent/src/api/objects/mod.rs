@@ -10,10 +10,10 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::StreamExt as _;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use tokio::sync::{broadcast, watch};
 
-use super::{Api, Error};
+use super::{Api, Error, Patience};
 use watched::Watched;
 
 /// Which object a pod refers to.
@@ -174,9 +174,11 @@ impl Objects {
 async fn watch_services(objects: std::sync::Weak<Objects>, client: kube::Client) {
     let mut known: BTreeMap<String, Arc<Service>> = BTreeMap::new();
     let mut fresh: BTreeMap<String, Arc<Service>> = BTreeMap::new();
-    let mut stream = std::pin::pin!(
-        watcher(kube::Api::<Service>::all(client), watcher::Config::default()).default_backoff()
-    );
+    let mut stream = std::pin::pin!(watcher(
+        kube::Api::<Service>::all(client),
+        watcher::Config::default()
+    ));
+    let mut patience = Patience::new();
     let key = |s: &Service| {
         format!(
             "{}/{}",
@@ -200,10 +202,9 @@ async fn watch_services(objects: std::sync::Weak<Objects>, client: kube::Client)
                 known.remove(&key(&service));
             }
             Err(error) => {
-                tracing::warn!(
-                    error = super::chain(&error),
-                    "watch of Services broke, it is tried again"
-                );
+                drop(objects);
+                patience.tell("Services", &error);
+                patience.wait().await;
                 continue;
             }
         }
@@ -218,20 +219,20 @@ async fn watch_services(objects: std::sync::Weak<Objects>, client: kube::Client)
 
 /// Keeps `node` equal to the node's own Node object.
 async fn watch_node(objects: std::sync::Weak<Objects>, client: kube::Client, name: String) {
-    let stream = watcher::watch_object(kube::Api::<Node>::all(client), &name).default_backoff();
-    let mut stream = std::pin::pin!(stream);
+    let mut stream = std::pin::pin!(watcher::watch_object(kube::Api::<Node>::all(client), &name));
+    let mut patience = Patience::new();
     while let Some(event) = stream.next().await {
         let Some(objects) = objects.upgrade() else { return };
         match event {
             Ok(node) => {
+                patience.reset();
                 objects.node.store(node.map(Arc::new));
                 objects.node_changes.send_modify(|count| *count += 1);
             }
             Err(error) => {
-                tracing::warn!(
-                    error = super::chain(&error),
-                    "watch of the own Node broke, it is tried again"
-                );
+                drop(objects);
+                patience.tell("the own Node", &error);
+                patience.wait().await;
             }
         }
     }

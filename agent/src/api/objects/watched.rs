@@ -8,12 +8,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
 
-use super::super::{Api, Error};
+use super::super::{Api, Error, Patience, words};
 use super::Key;
 
 /// Longest wait of a read for the first answer.
@@ -138,11 +138,13 @@ async fn follow<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let mut stream = std::pin::pin!(watcher::watch_object(api, &name).default_backoff());
+    let mut stream = std::pin::pin!(watcher::watch_object(api, &name));
+    let mut patience = Patience::new();
     let mut first = true;
     while let Some(event) = stream.next().await {
         match event {
             Ok(object) => {
+                patience.reset();
                 state.send_replace(State::Known(object.map(Arc::new)));
                 if !std::mem::take(&mut first) {
                     // Nobody listening is fine: a reader that comes later reads the state.
@@ -150,13 +152,16 @@ async fn follow<K>(
                 }
             }
             Err(error) => {
-                let trouble = super::super::chain(&error);
-                tracing::debug!(?key, trouble, "watch broke, it is tried again");
+                let trouble = words(&error);
+                if patience.is_long() {
+                    tracing::warn!(?key, trouble, "watch broke, it is tried again");
+                }
                 state.send_modify(|state| {
                     if let State::Unknown(last) = state {
                         *last = Some(trouble);
                     }
                 });
+                patience.wait().await;
             }
         }
     }

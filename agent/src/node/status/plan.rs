@@ -205,8 +205,7 @@ fn handlers(status: &mut NodeStatus, health: &Health) {
     let mut sorted = health.handlers.clone();
     sorted.sort();
     let one = |handler: crate::node::runtime::Handler| NodeRuntimeHandler {
-        // The default handler's empty name is left out by the API's encoding.
-        name: (!handler.name.is_empty()).then_some(handler.name),
+        name: Some(handler.name),
         features: Some(NodeRuntimeHandlerFeatures {
             recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
             user_namespaces: Some(handler.user_namespaces),
