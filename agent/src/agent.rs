@@ -3,16 +3,17 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::api::{Api, Events, Objects, Session};
+use crate::api::{Api, EventKind, Events, Objects, Session};
 use crate::config::Settings;
 use crate::config::quantity::Amount;
 use crate::node::{self, Node};
 use crate::pods::runtime_config::{Configurator, NodeFacts};
 use crate::pods::{self, Pods, Sources};
-use crate::resources::{self, Cgroups};
+use crate::resources::{self, Cgroups, NodeCapacity, NodeShare};
 use crate::server::{self, NodeHost};
 use crate::supervise::{Tasks, notify};
 use crate::volumes::Volumes;
@@ -46,6 +47,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let (settings, tasks) = (Arc::clone(&base.settings), base.tasks.clone());
     let identity = certificates(&settings, &base.api, &base.node, &tasks)?;
     let deps = pods(&base).await;
+    hold_pods(&base, &deps);
     let runtime = Arc::clone(&deps.runtime);
     let pods = Pods::start(deps, Sources::Settings)
         .await
@@ -174,6 +176,56 @@ async fn pods(base: &Base) -> pods::Deps {
         host_ips,
         own_node,
     }
+}
+
+/// Between tries to hold the pods to their share.
+const SHARE_RETRY: Duration = Duration::from_secs(60);
+
+/// Holds all pods together to what the node has for them, and tells so.
+fn hold_pods(base: &Base, deps: &pods::Deps) {
+    let capacity = deps
+        .own_node
+        .status
+        .as_ref()
+        .and_then(|status| status.capacity.clone())
+        .unwrap_or_default();
+    let amount = |name: &str| {
+        capacity
+            .get(name)
+            .and_then(|quantity| Amount::of(quantity).ok())
+            .unwrap_or_default()
+    };
+    let capacity = NodeCapacity {
+        milli_cpu: amount("cpu").milli_value(),
+        memory: amount("memory").value(),
+        pids: node::process_limit(Path::new("/")),
+    };
+    let (settings, events, cgroups) = (
+        Arc::clone(&base.settings),
+        base.events.clone(),
+        base.cgroups.clone(),
+    );
+    tokio::spawn(async move {
+        let object = node::reference(&settings.node_name);
+        let (done, failed) = ("NodeAllocatableEnforced", "FailedNodeAllocatableEnforcement");
+        loop {
+            let held = match NodeShare::of(&settings.kubelet, capacity) {
+                Ok(share) => cgroups.enforce_node(share).await,
+                Err(error) => Err(error),
+            };
+            match held {
+                Ok(()) => {
+                    let words = "Updated Node Allocatable limit across pods";
+                    return events.record(&object, EventKind::Normal, done, words);
+                }
+                Err(error) => {
+                    let words = format!("Failed to update Node Allocatable Limits: {error}");
+                    events.record(&object, EventKind::Warning, failed, words);
+                }
+            }
+            tokio::time::sleep(SHARE_RETRY).await;
+        }
+    });
 }
 
 /// The HTTPS API.

@@ -1,7 +1,5 @@
 //! What can go wrong with a call to the API server.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-
 /// A failed call: which operation, on which object, why.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -105,11 +103,6 @@ impl Error {
         self.code() == 401
     }
 
-    /// The namespace of the object is being deleted: trying again is of no use.
-    pub(crate) fn is_namespace_terminating(&self) -> bool {
-        matches!(self, Self::Refused { code: 403, message, .. } if message.contains("because it is being terminated"))
-    }
-
     /// Worth another try as it stands: no answer, overload, or a fault of the server.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -124,17 +117,6 @@ impl Error {
         match self {
             Self::Refused { message, .. } => message.clone(),
             other => other.to_string(),
-        }
-    }
-
-    /// A refusal from a Status body.
-    pub(super) fn from_status(operation: &'static str, object: &str, status: &Status) -> Self {
-        Self::Refused {
-            operation,
-            object: object.to_owned(),
-            code: status.code.and_then(|code| u16::try_from(code).ok()).unwrap_or(0),
-            reason: status.reason.clone().unwrap_or_default(),
-            message: status.message.clone().unwrap_or_default(),
         }
     }
 }

@@ -53,6 +53,18 @@ impl Machine {
     }
 }
 
+/// Most processes the kernel allows at once.
+pub(crate) fn process_limit(root: &Path) -> Option<i64> {
+    let number = |path: &str| read(&root.join(path))?.trim().parse::<i64>().ok();
+    [
+        number("proc/sys/kernel/pid_max"),
+        number("proc/sys/kernel/threads-max"),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+}
+
 fn read(path: &PathBuf) -> Option<String> {
     let mut text = String::new();
     std::fs::File::open(path)

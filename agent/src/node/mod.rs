@@ -27,15 +27,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use tokio::sync::Notify;
 
 pub(crate) use bootstrap::{ensure as ensure_credentials, explain};
 pub(crate) use certificates::{open_serving, renew_client, renew_serving};
 pub(crate) use error::Error;
 pub(crate) use join::join;
-pub(crate) use network::{Peer, SetPeers};
+pub(crate) use machine::process_limit;
+pub(crate) use network::SetPeers;
 pub(crate) use process::{check_swap, lock, prepare_process};
-pub(crate) use runtime::{Condition, Handler, Health, Image, Runtime};
-pub(crate) use status::{Pressures, Reports};
+pub(crate) use runtime::Runtime;
 
 use crate::api::{Api, EventKind, Events, Objects};
 use crate::config::Settings;
@@ -54,7 +55,6 @@ pub(crate) struct Parts {
 
 /// The running node.
 pub(crate) struct Node {
-    reports: Arc<Reports>,
     addresses: Arc<Mutex<Vec<IpAddr>>>,
     status: Arc<status::Loop>,
 }
@@ -80,11 +80,6 @@ impl Node {
         registration::initial(&self.status.settings, &facts, jiff::Timestamp::now())
     }
 
-    /// Where others report what concerns the status.
-    pub(crate) fn reports(&self) -> &Arc<Reports> {
-        &self.reports
-    }
-
     /// Finds the addresses and starts everything; `spawn` gets each task with its name. A standalone node has no tasks.
     pub(crate) async fn start(
         parts: Parts,
@@ -101,20 +96,19 @@ impl Node {
         } = parts;
         let found = address::choose(&address::Machine, &settings.node_ips, &settings.node_name).await;
         let addresses = Arc::new(Mutex::new(found.unwrap_or_default()));
-        let reports = Arc::new(Reports::default());
+        let wake = Arc::new(Notify::new());
         let status = Arc::new(status::Loop {
             settings: Arc::clone(&settings),
             api: Arc::clone(&api),
             objects: Arc::clone(&objects),
             events: events.clone(),
             runtime: Arc::clone(&runtime),
-            reports: Arc::clone(&reports),
+            wake: Arc::clone(&wake),
             unenforced: unenforced.clone(),
             machine: Mutex::default(),
             addresses: Arc::clone(&addresses),
         });
         let node = Self {
-            reports: Arc::clone(&reports),
             addresses,
             status: Arc::clone(&status),
         };
@@ -136,7 +130,7 @@ impl Node {
                 Box::pin(async move { lease::keep(&api, &settings, &objects).await }),
             );
         }
-        let wake = move || reports.wake();
+        let wake = move || wake.notify_one();
         spawn(
             "own pod ranges",
             Box::pin(network::follow_own_ranges(objects, runtime, wake)),

@@ -13,8 +13,8 @@ use x509_parser::prelude::FromDer as _;
 
 use super::address::{Resolver, choose};
 use super::keys::Validity;
-use super::machine::Machine;
-use super::network::Peers;
+use super::machine::{Machine, process_limit};
+use super::network::{Peer, Peers};
 use super::signing::{Ask, CLIENT_SIGNER, SERVING_SIGNER};
 use super::status::Facts;
 use super::*;
@@ -354,6 +354,9 @@ fn machine_facts_come_from_files() {
     );
     assert_eq!(machine.os_image, "Debian GNU/Linux 12 (bookworm)");
     assert!(machine.storage.unwrap() > 0);
+    put("proc/sys/kernel/pid_max", "4194304\n");
+    put("proc/sys/kernel/threads-max", "191712\n");
+    assert_eq!(process_limit(root.path()), Some(191_712));
     let empty = Machine::read(&root.path().join("empty"), root.path());
     assert_eq!(
         (empty.cpus, empty.memory, empty.os_image.as_str()),

@@ -52,11 +52,6 @@ pub(crate) struct Events {
 const BACKLOG: usize = 1000;
 
 impl Events {
-    /// Starts the recorder of this node with upstream's default rate.
-    pub(crate) fn start(api: Arc<Api>, node_name: &str) -> Self {
-        Self::start_limited(api, node_name, 50, 100)
-    }
-
     /// Starts the recorder: at most `rate` posts a second after a burst of `burst`; a rate of 0 means no limit.
     pub(crate) fn start_limited(api: Arc<Api>, node_name: &str, rate: i32, burst: i32) -> Self {
         let (events, records) = Self::channel();

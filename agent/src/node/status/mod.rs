@@ -19,7 +19,6 @@ use kube::api::Patch;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub(crate) use conditions::Pressures;
 pub(crate) use plan::{Facts, architecture, plan};
 
 use super::address;
@@ -38,42 +37,6 @@ const MACHINE_FOR: Duration = Duration::from_secs(300);
 /// Longest wait for one heartbeat's answer.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// What others tell the node about itself.
-#[derive(Default)]
-pub(crate) struct Reports {
-    inner: Mutex<Reported>,
-    wake: Notify,
-}
-
-#[derive(Clone, Default)]
-struct Reported {
-    pressures: Pressures,
-    errors: Vec<String>,
-}
-
-impl Reports {
-    /// What the node is short of, by the eviction manager.
-    pub(crate) fn set_pressures(&self, pressures: Pressures) {
-        self.lock().pressures = pressures;
-        self.wake.notify_one();
-    }
-
-    /// What speaks against Ready besides the runtime; empty when nothing does.
-    pub(crate) fn set_errors(&self, errors: Vec<String>) {
-        self.lock().errors = errors;
-        self.wake.notify_one();
-    }
-
-    /// Something has happened that the status should tell at once.
-    pub(crate) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Reported> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// All the loop needs.
 pub(super) struct Loop {
     pub(super) settings: Arc<Settings>,
@@ -81,7 +44,8 @@ pub(super) struct Loop {
     pub(super) objects: Arc<Objects>,
     pub(super) events: Events,
     pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) reports: Arc<Reports>,
+    /// Rung when something has happened that the status should tell at once.
+    pub(super) wake: Arc<Notify>,
     pub(super) unenforced: Vec<String>,
     pub(super) machine: Mutex<Option<(Instant, Machine)>>,
     pub(super) addresses: Arc<Mutex<Vec<IpAddr>>>,
@@ -120,16 +84,14 @@ impl Loop {
                 .clone_from(found),
             Err(error) => tracing::error!(error, "the node has no address"),
         }
-        let reported = self.reports.lock().clone();
         Facts {
             machine: self.machine(),
             addresses: Some(addresses),
             health,
             health_error,
             images,
-            pressures: reported.pressures,
-            errors: reported.errors,
             unenforced: self.unenforced.clone(),
+            ..Facts::default()
         }
     }
 
@@ -163,7 +125,7 @@ impl Loop {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.reports.wake.notified() => {}
+                () = self.wake.notified() => {}
             }
         }
     }

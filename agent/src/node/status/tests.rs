@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::conditions::Pressures;
 use super::patch::{differs, patch};
 use super::*;
 use crate::api::EventKind;
