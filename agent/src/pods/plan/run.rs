@@ -334,13 +334,18 @@ fn show_pull_failure(draft: &mut Draft<'_>, spec: &ContainerSpec<'_>, failure: &
         "ImagePullBackOff",
         format!("{text}: {}: {}", failure.reason, failure.message),
     );
-    let container = spec.name.to_owned();
-    draft.notice(Notice {
-        container,
-        warning: false,
-        reason: "BackOff",
-        message: text,
-    });
+    for (warning, reason, message) in [
+        (false, "BackOff", text),
+        (true, "Failed", "Error: ImagePullBackOff".to_owned()),
+    ] {
+        let container = spec.name.to_owned();
+        draft.notice(Notice {
+            container,
+            warning,
+            reason,
+            message,
+        });
+    }
 }
 
 /// Stops running containers whose definition changed; they start again whatever the policy says.

@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::phase::{Circumstances, phase};
 use super::run::usable_sandbox;
 use super::spec::{ContainerSpec, Kind, containers};
-use super::{Input, Stage, conditions};
+use super::{Input, Stage, Verdict, conditions};
 
 /// Whether no container of such a pod starts again.
 pub(crate) fn is_terminal(phase: &str) -> bool {
@@ -73,6 +73,9 @@ fn is_static(input: &Input<'_>) -> bool {
 
 /// Puts the status together.
 pub(super) fn build(input: &Input<'_>, outlook: Outlook, draft: &Draft<'_>, stage: Stage) -> PodStatus {
+    if let Some(verdict) = input.wish.verdict.as_ref().filter(|_| never_began(input)) {
+        return rejected(input, verdict);
+    }
     let specs = containers(input.pod);
     let mut statuses = outlook.statuses;
     let down = stage > Stage::Running && !input.observed.containers.iter().any(|c| c.may_live());
@@ -115,6 +118,30 @@ pub(super) fn build(input: &Input<'_>, outlook: Outlook, draft: &Draft<'_>, stag
     status.observed_generation = input.pod.metadata.generation;
     spread(&specs, statuses, &mut status);
     status
+}
+
+/// Nothing was ever made or reported of its containers.
+fn never_began(input: &Input<'_>) -> bool {
+    input.observed.containers.is_empty() && input.previous.container_statuses.is_none()
+}
+
+/// A rejected pod has a phase with its reason, and no word of containers.
+fn rejected(input: &Input<'_>, verdict: &Verdict) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(verdict.reason.clone()),
+        message: Some(verdict.message.clone()),
+        qos_class: Some(QosClass::of(input.pod).name().to_owned()),
+        start_time: Some(
+            input
+                .previous
+                .start_time
+                .clone()
+                .unwrap_or_else(|| seconds(input.now)),
+        ),
+        observed_generation: input.pod.metadata.generation,
+        ..PodStatus::default()
+    }
 }
 
 /// A terminal phase is told only once nothing runs; until then the last one stays.

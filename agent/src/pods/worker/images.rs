@@ -58,9 +58,9 @@ impl Step {
         image: &str,
         policy: PullPolicy,
     ) -> Result<String, Trouble> {
-        if policy != PullPolicy::Always
-            && let Some(id) = self.find(container, image).await?
-        {
+        // Asked for in any case: a name that cannot be read is told of before anything is pulled.
+        let found = self.find(container, image).await?;
+        if let Some(id) = found.filter(|_| policy != PullPolicy::Always) {
             let message = format!(
                 "Container image \"{image}\" already present on machine and can be accessed by the pod"
             );

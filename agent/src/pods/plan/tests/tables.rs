@@ -546,6 +546,10 @@ fn a_rejected_pod_fails_with_the_reason() {
     assert_eq!(plan.status.phase.as_deref(), Some("Failed"));
     assert_eq!(plan.status.reason.as_deref(), Some("OutOfcpu"));
     assert_eq!(plan.status.message.as_deref(), Some("Pod was rejected: too much"));
+    assert_eq!(
+        plan.status.container_statuses, None,
+        "its reason is what a user shall see"
+    );
     assert!(world.launched.is_empty());
 }
 
