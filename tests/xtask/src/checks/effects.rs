@@ -124,15 +124,22 @@ fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Every name in the `use rustix::…;` statements of a file: functions, and modules through which they are called.
+/// What the `use rustix::…;` statements of a file bring in by name: functions, and modules to call them through.
 fn imported_from_rustix(text: &str) -> BTreeSet<&str> {
     let statements = text
         .split("use rustix::")
         .skip(1)
         .filter_map(|rest| rest.split_once(';'));
     statements
-        .flat_map(|(names, _)| names.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .flat_map(|(names, _)| names.split([',', '{', '}']))
+        .filter_map(last_of_path)
         .collect()
+}
+
+/// `openat` of `fs::openat`; nothing of `fs::`, which only leads to the names in braces.
+fn last_of_path(path: &str) -> Option<&str> {
+    let name = path.rsplit("::").next().unwrap_or_default().trim();
+    (!name.is_empty()).then_some(name)
 }
 
 /// The effect a line of code calls or imports, if any; comments do not count.
@@ -172,8 +179,9 @@ mod tests {
 
     #[test]
     fn finds_calls_and_imports_of_effects_only() {
-        let imported =
-            imported_from_rustix("use rustix::fs::{\n    mkdirat, openat2,\n};\nuse rustix::process;\n");
+        let imported = imported_from_rustix(
+            "use rustix::fs::{\n    mkdirat, openat2,\n};\nuse rustix::process;\nuse rustix::thread::Pid;\n",
+        );
         let find = |line| effect_in(line, &imported);
         assert_eq!(find("    std::fs::write(path, bytes)?;"), Some("fs::write"));
         assert_eq!(find("use std::process::Command;"), Some("process::Command"));
@@ -188,6 +196,7 @@ mod tests {
         );
         assert_eq!(find("// fs::write is for the funnel"), None);
         assert_eq!(find("    let x = premkdirat_plan();"), None);
+        assert_eq!(find("    thread::unshare(flags)?;"), None);
         assert_eq!(find("    volumes.unmount(uid).await?;"), None);
         assert_eq!(find("    sys::unmount(path)?;"), None);
     }
