@@ -55,7 +55,12 @@ pub(crate) async fn watch_files(path: PathBuf, node: String, period: Duration, e
 /// A kernel watch on the directory, or `None` while it does not exist.
 fn watch(path: &Path, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let changed = Arc::clone(changed);
-    let handler = move |_: notify::Result<notify::Event>| changed.notify_one();
+    // Opening and reading are events too: our own scan must not call for the next one.
+    let handler = move |event: notify::Result<notify::Event>| {
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            changed.notify_one();
+        }
+    };
     let mut watcher = notify::recommended_watcher(handler)
         .inspect_err(
             |error| tracing::warn!(%error, "no kernel watch for manifests, will only look from time to time"),
