@@ -63,6 +63,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         args.filter.as_deref(),
         &[],
     ));
+    outcomes.push(cargo_test(
+        &root,
+        "crash matrix of the engine",
+        &ENGINE_CRASHES,
+        args.filter.as_deref().or(Some("crash::")),
+        &[],
+    ));
     outcomes.extend(end_to_end(&root, &prepared, args));
     summarise(&outcomes)
 }
@@ -90,6 +97,18 @@ const UNIT: [&str; 5] = [
     "longshore-e2e",
     "--target",
     setup::TARGET,
+];
+
+/// The engine alone, killed at each of its fault points: seconds, where the matrix of a whole node takes minutes.
+const ENGINE_CRASHES: [&str; 8] = [
+    "--package",
+    "longshore-cri",
+    "--features",
+    "fault-points",
+    "--target",
+    setup::TARGET,
+    "--test",
+    "engine",
 ];
 
 /// Nodes of the lab that the end-to-end tests find: two, so that pods can reach each other across nodes.
