@@ -4,24 +4,29 @@
 //! the plan's own wake-up time. It never looks without a reason.
 
 mod apply;
+mod container;
+mod handle;
 mod images;
+mod log_tail;
 mod news;
 mod observe;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::handle::Mailbox;
+pub(crate) use self::handle::{Handle, Order};
 use self::news::News;
 use super::effects::{EndingRecord, Files};
-use super::plan::{self, Action, Ending, Input, Memory, Notice, Observed, Plan, Stage, Verdict, Wish};
+use super::plan::{self, Action, Ending, Input, Memory, Notice, Observed, Plan, Stage, Wish};
 use super::runtime::Cri;
 use super::runtime_config::{Configurator, log_directory, log_path, object_keys};
 use super::source::{Source, uid};
@@ -45,106 +50,6 @@ pub(crate) struct Context {
     pub(crate) node: plan::NodeFacts,
     /// Limit of the crash back-off.
     pub(crate) crash_limit: SignedDuration,
-}
-
-/// What the dispatcher wants of a pod; the newest order is the one that counts.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Order {
-    pub(crate) pod: Arc<Pod>,
-    /// `None` for what the runtime has and no source names.
-    pub(crate) source: Option<Source>,
-    pub(crate) listed: bool,
-    /// It has to end with this grace period, seconds.
-    pub(crate) end: Option<i64>,
-    pub(crate) verdict: Option<Verdict>,
-}
-
-/// What has changed in the world, gathered until the worker looks.
-#[derive(Debug, Default)]
-struct Changes {
-    /// Containers and sandboxes by id.
-    ids: BTreeSet<String>,
-    /// Anything may have.
-    all: bool,
-    /// Objects that its volumes show.
-    volumes: bool,
-}
-
-#[derive(Debug, Default)]
-struct Mailbox {
-    changes: Mutex<Changes>,
-    mail: Notify,
-}
-
-impl Mailbox {
-    fn changes(&self) -> MutexGuard<'_, Changes> {
-        // Sets and flags are whole at every moment.
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, change: impl FnOnce(&mut Changes)) {
-        change(&mut self.changes());
-        self.mail.notify_one();
-    }
-}
-
-/// A running worker.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    orders: watch::Sender<Order>,
-    mailbox: Arc<Mailbox>,
-}
-
-impl Handle {
-    /// Starts the worker of a pod. With `known` the runtime may hold something of it. `ended` is called when nothing is
-    /// left of the pod.
-    pub(crate) fn start(
-        context: Arc<Context>,
-        order: Order,
-        known: bool,
-        ended: impl FnOnce(String) + Send + 'static,
-    ) -> Self {
-        let (orders, receiver) = watch::channel(order);
-        let mailbox = Arc::new(Mailbox::default());
-        let worker = Worker::new(context, receiver, Arc::clone(&mailbox), known);
-        tokio::spawn(async move {
-            let uid = worker.uid.clone();
-            worker.run().await;
-            ended(uid);
-        });
-        Self { orders, mailbox }
-    }
-
-    /// The order given last.
-    pub(crate) fn order(&self) -> Order {
-        self.orders.borrow().clone()
-    }
-
-    /// Gives a new order.
-    pub(crate) fn give(&self, order: Order) {
-        self.orders.send_if_modified(|last| {
-            let changed = *last != order;
-            *last = order;
-            changed
-        });
-    }
-
-    /// A container or sandbox has changed.
-    pub(crate) fn touch(&self, id: &str) {
-        self.mailbox.put(|changes| {
-            changes.ids.insert(id.to_owned());
-        });
-    }
-
-    /// Anything may have changed.
-    pub(crate) fn touch_all(&self) {
-        self.mailbox.put(|changes| changes.all = true);
-    }
-
-    /// An object that the pod's volumes show has changed.
-    pub(crate) fn touch_volumes(&self) {
-        self.mailbox.put(|changes| changes.volumes = true);
-    }
 }
 
 /// A finished action.

@@ -11,7 +11,7 @@ use super::super::plan::observed::State;
 use super::super::runtime::{self, Seen, of_pod};
 use super::super::runtime_config::{log_directory, log_path};
 use super::Worker;
-use super::apply::tail_of_log;
+use super::log_tail::tail_of_log;
 
 /// Pause before a runtime that failed to answer is asked again.
 const ASK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
