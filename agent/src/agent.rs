@@ -15,7 +15,7 @@ use crate::pods::runtime_config::{Configurator, NodeFacts};
 use crate::pods::{self, Pods, Sources};
 use crate::resources::{self, Cgroups, NodeCapacity, NodeShare};
 use crate::server::{self, NodeHost};
-use crate::supervise::{Tasks, notify};
+use crate::supervise::{Tasks, keep_watchdog, notify};
 use crate::volumes::Volumes;
 
 /// The pods' bridge.
@@ -60,6 +60,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         version = crate::config::KUBELET_VERSION,
         "the node runs"
     );
+    tasks.spawn("watchdog", keep_watchdog());
     notify("READY=1");
     tasks.run_to_end().await.map_err(anyhow::Error::msg)
 }

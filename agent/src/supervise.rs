@@ -5,6 +5,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,25 @@ impl Tasks {
             Some(why) => Err(why),
             None => Ok(()),
         }
+    }
+}
+
+/// Shows the service manager that the agent lives, as often as it wants to see it; for ever, if it does not.
+pub(crate) async fn keep_watchdog() {
+    let wanted = std::env::var("WATCHDOG_USEC")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    // An interval of a second or less is no watchdog but a mistake, as upstream has it.
+    let Some(interval) = wanted
+        .map(Duration::from_micros)
+        .filter(|each| *each > Duration::from_secs(1))
+    else {
+        return std::future::pending().await;
+    };
+    let mut ticks = tokio::time::interval(interval / 2);
+    loop {
+        ticks.tick().await;
+        notify("WATCHDOG=1");
     }
 }
 

@@ -7,6 +7,8 @@ mod connection;
 mod error;
 mod events;
 mod objects;
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use std::fmt::Debug;

@@ -196,8 +196,10 @@ pub(crate) async fn renew_serving(
     identity: Arc<server::Identity>,
     addresses: impl Fn() -> Vec<IpAddr> + Send + Sync + 'static,
 ) {
-    let by_files = !settings.kubelet.tls_cert_file.is_empty();
-    if by_files || !settings.kubelet.server_tls_bootstrap || api.is_standalone() {
+    if !settings.kubelet.tls_cert_file.is_empty() {
+        return follow_files(&settings, &identity).await;
+    }
+    if !settings.kubelet.server_tls_bootstrap || api.is_standalone() {
         return std::future::pending().await;
     }
     let link = server_link(&settings);
@@ -218,6 +220,31 @@ pub(crate) async fn renew_serving(
         if let Err(error) = serving_once(&settings, &api, &identity, &link, &addresses).await {
             tracing::error!(%error, "no serving certificate yet, trying again");
             tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Takes configured files up again when they have changed.
+async fn follow_files(settings: &Settings, identity: &server::Identity) {
+    let (cert, key) = (
+        Path::new(&settings.kubelet.tls_cert_file),
+        Path::new(&settings.kubelet.tls_private_key_file),
+    );
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let mut seen = (changed(cert), changed(key));
+    loop {
+        tokio::time::sleep(RETRY).await;
+        let now = (changed(cert), changed(key));
+        if now == seen {
+            continue;
+        }
+        match from_files(cert, key).and_then(|pair| show(identity, &pair)) {
+            Ok(()) => {
+                tracing::info!(cert = %cert.display(), "the serving certificate was read again");
+                seen = now;
+            }
+            // One of the two may be written later than the other.
+            Err(error) => tracing::warn!(%error, "the changed serving certificate is not used"),
         }
     }
 }

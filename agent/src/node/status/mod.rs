@@ -51,10 +51,14 @@ pub(super) struct Loop {
     pub(super) addresses: Arc<Mutex<Vec<IpAddr>>>,
 }
 
+/// A node that was Ready before its agent was started anew is not called NotReady for what the start has yet to find out:
+/// its pods would lose their Services for a moment.
+const RESTART_GRACE: Duration = Duration::from_secs(10);
+
 /// When the status was last posted, and how much later than usual the next is due: after a change that many nodes see at
 /// once they would all report at once, too.
-#[derive(Default)]
 struct Posted {
+    began: Instant,
     at: Option<Instant>,
     shift: f64,
 }
@@ -110,7 +114,11 @@ impl Loop {
     /// Keeps the status true, for ever.
     pub(super) async fn run(self: Arc<Self>) {
         let began = Instant::now();
-        let mut posted = Posted::default();
+        let mut posted = Posted {
+            began,
+            at: None,
+            shift: 0.0,
+        };
         let mut ready = false;
         loop {
             match self.turn(&mut posted).await {
@@ -159,6 +167,9 @@ impl Loop {
 
     async fn try_turn(&self, original: &Node, posted: &mut Posted) -> Result<bool, Error> {
         let (node, told) = plan(&self.settings, original, &self.facts().await, Timestamp::now());
+        if is_ready(original) && !is_ready(&node) && posted.began.elapsed() < RESTART_GRACE {
+            return Ok(false);
+        }
         let changed = patch::differs(original, &node);
         if !changed && !posted.is_due(self.settings.kubelet.node_status_report_frequency) {
             return Ok(is_ready(&node));
