@@ -1,9 +1,4 @@
 //! The Longshore node agent.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the rooms are wired together as they land; removed with the last of them"
-)]
 
 mod agent;
 mod api;

@@ -17,11 +17,6 @@ impl Amount {
         Self(i128::from(count) * NANOS)
     }
 
-    /// `count` thousandths.
-    pub(crate) fn millis(count: i64) -> Self {
-        Self(i128::from(count) * (NANOS / 1000))
-    }
-
     /// Reads a quantity; digits below a billionth round away from zero, as upstream's do.
     ///
     /// # Errors

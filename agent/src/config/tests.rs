@@ -374,7 +374,7 @@ fn quantities_as_kubernetes_reads_and_writes_them() {
     assert_eq!(Amount::parse("0.1").unwrap().milli_value(), 100);
     assert_eq!(Amount::units(24_576_000 * 1024).binary().0, "24000Mi");
     assert_eq!(Amount::units(1025).binary().0, "1025");
-    assert_eq!(Amount::millis(1500).decimal().0, "1500m");
+    assert_eq!(Amount::parse("1500m").unwrap().decimal().0, "1500m");
     assert_eq!(Amount::units(110).decimal().0, "110");
     assert_eq!(Amount::default().binary().0, "0");
 }
@@ -405,7 +405,7 @@ proptest! {
         let amount = Amount::units(units);
         prop_assert_eq!(Amount::of(&amount.binary()), Ok(amount));
         prop_assert_eq!(Amount::of(&amount.decimal()), Ok(amount));
-        let amount = Amount::millis(millis);
+        let amount = Amount::parse(&format!("{millis}m")).unwrap();
         prop_assert_eq!(Amount::of(&amount.decimal()), Ok(amount));
         prop_assert_eq!(amount.milli_value(), millis);
     }

@@ -45,16 +45,6 @@ impl PodView {
             ..(*self.pod).clone()
         }
     }
-
-    /// The newest container of that name.
-    pub(crate) fn container(&self, name: &str) -> Option<&ContainerView> {
-        self.containers.iter().find(|c| c.name == name)
-    }
-
-    /// The one before the newest of that name.
-    pub(crate) fn previous(&self, name: &str) -> Option<&ContainerView> {
-        self.containers.iter().filter(|c| c.name == name).nth(1)
-    }
 }
 
 /// All pods by UID.

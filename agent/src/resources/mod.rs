@@ -115,22 +115,6 @@ impl Cgroups {
         Ok(found.difference(live).cloned().collect())
     }
 
-    /// Removes the cgroups of pods not in `live`; answers their UIDs. All are tried, the first error is answered.
-    ///
-    /// # Errors
-    /// As [`Cgroups::remove`].
-    pub(crate) async fn collect(&self, live: &BTreeSet<String>) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        let mut first = None;
-        for uid in self.orphans(live).await? {
-            match self.remove(&uid).await {
-                Ok(()) => removed.push(uid),
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        first.map_or(Ok(removed), Err)
-    }
-
     /// Holds all pods together to `share` (`enforceNodeAllocatable: pods`, or the node's capacity).
     ///
     /// # Errors

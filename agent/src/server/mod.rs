@@ -32,10 +32,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use host::{ContainerLog, Host};
+pub(crate) use host::Host;
 pub(crate) use node_host::NodeHost;
-pub(crate) use reviews::{ApiReviews, Reviews, User};
-pub(crate) use tls::{Error as TlsError, Identity};
+pub(crate) use reviews::{ApiReviews, Reviews};
+pub(crate) use tls::Identity;
 
 use crate::config::KubeletConfiguration;
 use authn::Authenticator;

@@ -15,6 +15,9 @@ use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::host::ContainerLog;
+use super::reviews::User;
+use super::tls::Error as TlsError;
 use super::*;
 use crate::config::KubeletConfiguration;
 

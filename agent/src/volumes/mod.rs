@@ -27,8 +27,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-pub(crate) use error::{Cause, Error, FileError, SubPathError};
-pub(crate) use payload::PathError;
+pub(crate) use error::{Cause, Error, SubPathError};
 pub(crate) use subpath::SubPath;
 
 use crate::api::Objects;

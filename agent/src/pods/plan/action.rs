@@ -99,9 +99,4 @@ impl Action {
                 | Release
         )
     }
-
-    /// Whether it may be dropped half-way once the pod has to end.
-    pub(crate) fn is_abandoned_at_end(&self) -> bool {
-        matches!(self, Action::EnsureImage { .. })
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, Secret, Service,
+    ConfigMap, Container, EnvVarSource, ObjectFieldSelector, Pod, Secret, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -251,23 +251,4 @@ pub(crate) fn lookup<'e>(environment: &'e Environment, name: &str) -> Option<&'e
         .iter()
         .find(|(key, _)| key == name)
         .map(|(_, value)| value.as_str())
-}
-
-/// The variables whose values are known without any API object: what hooks and probes expand with.
-pub(crate) fn static_environment(container: &Container) -> Environment {
-    let mut own: BTreeMap<String, String> = BTreeMap::new();
-    for EnvVar {
-        name,
-        value,
-        value_from,
-    } in container.env.iter().flatten()
-    {
-        if value_from.is_none() {
-            let value = expand(value.as_deref().unwrap_or_default(), |n| {
-                own.get(n).map(String::as_str)
-            });
-            own.insert(name.clone(), value);
-        }
-    }
-    own.into_iter().collect()
 }

@@ -22,14 +22,9 @@ mod tests;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 pub(crate) use container::{
-    CONTAINER_NAME_LABEL, ContainerPlan, DELETION_GRACE_ANNOTATION, GRACE_ANNOTATION, HASH_ANNOTATION,
-    MESSAGE_PATH_ANNOTATION, MESSAGE_POLICY_ANNOTATION, PORTS_ANNOTATION, PRE_STOP_ANNOTATION,
-    RESTART_COUNT_ANNOTATION, container_hash, log_path,
+    CONTAINER_NAME_LABEL, ContainerPlan, GRACE_ANNOTATION, HASH_ANNOTATION, MESSAGE_PATH_ANNOTATION,
+    MESSAGE_POLICY_ANNOTATION, RESTART_COUNT_ANNOTATION, log_path,
 };
-pub(crate) use dns::Warning;
-pub(crate) use environment::{Environment, static_environment};
-pub(crate) use error::ConfigError;
-pub(crate) use expansion::expand;
 pub(crate) use fields::{FieldError, metadata_field, resource_field};
 pub(crate) use gather::{Configurator, NodeFacts, object_keys};
 pub(crate) use sandbox::{POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL, log_directory};

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::api::watch_api;
 pub(crate) use self::files::{read_limited, watch_files};
-pub(crate) use self::manifest::{ManifestError, read_manifest, read_manifests};
+pub(crate) use self::manifest::{ManifestError, read_manifests};
 
 /// Events a source may send ahead of their reader.
 const BACKLOG: usize = 256;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::manifest::fnv128a;
-use super::{Event, ManifestError, Source, channel, read_manifest, uid, watch_files};
+use super::manifest::{fnv128a, read_manifest};
+use super::{Event, ManifestError, Source, channel, uid, watch_files};
 
 const POD: &str = "
 apiVersion: v1

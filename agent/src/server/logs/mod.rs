@@ -7,6 +7,6 @@ mod options;
 mod reader;
 mod sys;
 
-pub(crate) use file::{LogFile, OpenError};
+pub(crate) use file::LogFile;
 pub(crate) use options::{Options, QueryError};
 pub(crate) use reader::{ReadError, copy};
