@@ -219,11 +219,11 @@ pub(super) const IGNORED: [(&str, &str); 13] = [
     ("vmodule", "verbosity is set by --v and RUST_LOG"),
     (
         "image-credential-provider-config",
-        "credential provider plugins are not run yet",
+        "registries and their credentials are configured with --registries and imagePullSecrets",
     ),
     (
         "image-credential-provider-bin-dir",
-        "credential provider plugins are not run yet",
+        "registries and their credentials are configured with --registries and imagePullSecrets",
     ),
 ];
 
