@@ -20,6 +20,9 @@ pub(crate) struct Args {
     /// The end-to-end tests on upstream's node (kubelet, containerd, runc) as well
     #[arg(long)]
     pub(crate) oracle: bool,
+    /// Leave the lab of the end-to-end tests up, to look around and to run single tests in it
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Only tests whose name holds this
     pub(crate) filter: Option<String>,
 }
@@ -157,7 +160,9 @@ fn end_to_end(root: &Path, prepared: &setup::Prepared, args: &Args) -> Vec<Outco
             &environment,
         ));
     }
-    outcomes.push(take_down());
+    if !args.keep {
+        outcomes.push(take_down());
+    }
     outcomes
 }
 
