@@ -36,6 +36,15 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ),
     ("status.nodeInfo.machineID", "each node has its own machine-id"),
     (
+        "status.nodeInfo.systemUUID",
+        "without DMI data both fall back to the machine-id",
+    ),
+    (
+        "status.conditions[DiskPressure].*",
+        "ours says so once disk eviction is built; upstream may find this disk full",
+    ),
+    ("spec.taints*", "follow from the conditions"),
+    (
         "status.runtimeHandlers*",
         "containerd names its handler runc beside the default one",
     ),

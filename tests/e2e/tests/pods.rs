@@ -155,7 +155,9 @@ fn a_missing_key_holds_the_container_back_until_it_comes() -> anyhow::Result<()>
 fn a_missing_volume_source_is_a_failed_mount() -> anyhow::Result<()> {
     let pods = shared();
     let volumes = json!([{"name": "v", "secret": {"secretName": "absent"}}]);
-    pods.apply(&shell_pod("no-volume", "true", json!({"volumes": volumes})))?;
+    let mounts = json!([{"name": "v", "mountPath": "/v"}]);
+    let more = json!({"volumes": volumes, "containers": [{"volumeMounts": mounts}]});
+    pods.apply(&shell_pod("no-volume", "true", more))?;
     pods.wait("pod/no-volume", waiting(), "ContainerCreating")?;
     pods.wait_event("no-volume", "FailedMount", "secret \"absent\" not found")
 }
@@ -229,7 +231,7 @@ fn files_environment_and_identity_are_as_asked() -> anyhow::Result<()> {
 set -e
 echo "map=$(cat /map/colour) secret=$(cat /hidden/word) env=$COLOUR $WORD expanded=$BOTH"
 echo "labels=$(cat /info/labels) ip=$MY_IP user=$(id -u):$(id -g) host=$(hostname)"
-echo "token=$(wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token | tr -d ' ' | cut -c1-1)"
+echo "dots of the token=$(tr -cd . < /var/run/secrets/kubernetes.io/serviceaccount/token | wc -c)"
 touch /scratch/a /fast/b
 touch /denied 2>/dev/null && echo "root is writable" || echo "root is read-only"
 grep ' /hidden ' /proc/mounts | cut -d' ' -f3
@@ -269,7 +271,7 @@ sleep 1000
         .to_owned();
     let wanted = format!(
         "map=blue secret=sesame env=blue sesame expanded=blue-sesame-$(NOBODY)\n\
-         labels=app=\"sees\" ip={ip} user=1000:2000 host=sees\ntoken=1\nroot is read-only\ntmpfs\ntmpfs\n"
+         labels=app=\"sees\" ip={ip} user=1000:2000 host=sees\ndots of the token=2\nroot is read-only\ntmpfs\ntmpfs\n"
     );
     let seen = wait_for_log(&pods, "sees", "tmpfs\ntmpfs\n")?;
     ensure!(seen == wanted, "the pod saw\n{seen}\nwanted\n{wanted}");
