@@ -171,6 +171,29 @@ for p in /proc/[0-9]*; do echo "process $(cat $p/comm 2>/dev/null)"; done | grep
     Ok(node.sh(script)?.lines().map(str::to_owned).collect())
 }
 
+/// Waits until no pod of an earlier test is bound to the node: what it leaves behind would look like ours.
+fn wait_until_empty(node: &Node) -> anyhow::Result<()> {
+    let kubectl = longshore_e2e::lab()?.kubectl();
+    let selector = format!("--field-selector=spec.nodeName={}", node.name());
+    let deadline = Instant::now() + Duration::from_secs(90);
+    loop {
+        let pods = kubectl.list(&["pods", "--all-namespaces", &selector])?;
+        if pods.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = pods
+            .iter()
+            .map(|pod| pod["metadata"]["name"].to_string())
+            .collect();
+        ensure!(
+            Instant::now() < deadline,
+            "pods of earlier tests are still on {}: {names:?}",
+            node.name()
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
 #[test]
 fn killed_at_every_point_a_pod_still_comes_once_and_goes_without_a_trace() -> anyhow::Result<()> {
     let lab = longshore_e2e::lab()?;
@@ -181,6 +204,7 @@ fn killed_at_every_point_a_pod_still_comes_once_and_goes_without_a_trace() -> an
         pods: Namespace::new("crash")?,
     };
     fs::create_dir_all(matrix.file("")).context("make the directory of the fault points")?;
+    wait_until_empty(node)?;
     node.agent().set_environment("LONGSHORE_FAULTS", Some(FAULTS))?;
     node.agent().kill()?;
 

@@ -1,7 +1,5 @@
 //! What a pod's user sees: states, reasons, events, files and logs, in upstream's words.
 
-use std::sync::OnceLock;
-
 use anyhow::{Context as _, ensure};
 use longshore_e2e::{Namespace, shell_pod};
 use serde_json::{Value, json};
@@ -10,19 +8,13 @@ fn waiting() -> &'static str {
     ".status.containerStatuses[0].state.waiting.reason"
 }
 
-/// One namespace for all bad pods: they are many and cheap.
-fn shared() -> &'static Namespace {
-    static SHARED: OnceLock<Namespace> = OnceLock::new();
-    SHARED.get_or_init(|| Namespace::new("pods").expect("make the namespace of the tests"))
-}
-
 fn image_pod(name: &str, image: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "main", "image": image}]}})
 }
 
 #[test]
 fn a_missing_image_is_retried_with_back_off() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     pods.apply(&image_pod("missing-image", "busybox:no-such-tag"))?;
     pods.wait("pod/missing-image", waiting(), "ImagePullBackOff")?;
     pods.wait_event(
@@ -40,7 +32,7 @@ fn a_missing_image_is_retried_with_back_off() -> anyhow::Result<()> {
 
 #[test]
 fn an_image_name_that_cannot_be_one_is_invalid() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     pods.apply(&image_pod("bad-reference", "UPPER/Case:tag"))?;
     pods.wait("pod/bad-reference", waiting(), "InvalidImageName")?;
     pods.wait_event(
@@ -52,7 +44,7 @@ fn an_image_name_that_cannot_be_one_is_invalid() -> anyhow::Result<()> {
 
 #[test]
 fn an_image_that_may_not_be_pulled_is_refused_by_name() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     let mut pod = image_pod("never-pull", "busybox:not-here");
     pod["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
     pods.apply(&pod)?;
@@ -66,7 +58,7 @@ fn an_image_that_may_not_be_pulled_is_refused_by_name() -> anyhow::Result<()> {
 
 /// What a command that cannot start leaves in the container's last state.
 fn start_error(name: &str, pod: &Value, part: &str) -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     pods.apply(pod)?;
     pods.wait(
         &format!("pod/{name}"),
@@ -110,7 +102,7 @@ fn a_file_that_is_not_executable_is_a_start_error() -> anyhow::Result<()> {
 
 #[test]
 fn a_missing_config_map_holds_the_container_back() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "absent", "key": "k"}}}]);
     pods.apply(&shell_pod(
         "no-config-map",
@@ -123,7 +115,7 @@ fn a_missing_config_map_holds_the_container_back() -> anyhow::Result<()> {
 
 #[test]
 fn a_missing_secret_holds_the_container_back() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     let env = json!([{"secretRef": {"name": "absent"}}]);
     pods.apply(&shell_pod(
         "no-secret",
@@ -136,7 +128,7 @@ fn a_missing_secret_holds_the_container_back() -> anyhow::Result<()> {
 
 #[test]
 fn a_missing_key_holds_the_container_back_until_it_comes() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keys"}, "data": data});
     pods.apply(&map(json!({"other": "1"})))?;
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "keys", "key": "wanted"}}}]);
@@ -153,7 +145,7 @@ fn a_missing_key_holds_the_container_back_until_it_comes() -> anyhow::Result<()>
 
 #[test]
 fn a_missing_volume_source_is_a_failed_mount() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     let volumes = json!([{"name": "v", "secret": {"secretName": "absent"}}]);
     let mounts = json!([{"name": "v", "mountPath": "/v"}]);
     let more = json!({"volumes": volumes, "containers": [{"volumeMounts": mounts}]});
@@ -164,7 +156,7 @@ fn a_missing_volume_source_is_a_failed_mount() -> anyhow::Result<()> {
 
 #[test]
 fn a_pod_that_does_not_fit_the_node_is_rejected() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     let node = longshore_e2e::lab()?
         .nodes()?
         .first()
@@ -188,7 +180,7 @@ fn a_pod_that_does_not_fit_the_node_is_rejected() -> anyhow::Result<()> {
 
 #[test]
 fn a_pod_that_ends_well_succeeds_and_one_that_does_not_fails() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     pods.apply(&shell_pod(
         "ends-well",
         "exit 0",
@@ -212,7 +204,7 @@ fn a_pod_that_ends_well_succeeds_and_one_that_does_not_fails() -> anyhow::Result
 
 #[test]
 fn a_container_that_keeps_failing_is_held_back() -> anyhow::Result<()> {
-    let pods = shared();
+    let pods = Namespace::new("pods")?;
     pods.apply(&shell_pod("crash-loop", "exit 1", json!({})))?;
     pods.wait("pod/crash-loop", waiting(), "CrashLoopBackOff")?;
     pods.wait_event(
