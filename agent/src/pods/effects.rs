@@ -151,6 +151,8 @@ impl Files {
     /// Forgets the end of a pod. Repeatable.
     pub(crate) fn remove_ending(&self, uid: &str) -> Result<(), Error> {
         fault::point("pods.remove_ending");
+        // A crash in the middle of a write may have left the temporary file.
+        unlink(&self.record(uid).with_extension("tmp"))?;
         unlink(&self.record(uid))
     }
 

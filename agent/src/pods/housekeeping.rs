@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::dispatch::Live;
 use super::effects::entries;
 use super::worker::Context;
@@ -14,8 +16,11 @@ use crate::api::chain;
 
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Runs for ever; does nothing until all sources are known.
-pub(crate) async fn keep_house(context: Arc<Context>, live: Live) {
+/// Runs for ever: at once when all sources are known (the time when a crash's leftovers show), then once a minute.
+pub(crate) async fn keep_house(context: Arc<Context>, live: Live, mut count: watch::Receiver<Option<usize>>) {
+    if count.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -23,6 +28,7 @@ pub(crate) async fn keep_house(context: Arc<Context>, live: Live) {
         remove_directories(&context, &live).await;
         remove_cgroups(&context, &live).await;
         remove_logs(&context, &live).await;
+        remove_records(&context, &live).await;
         let pods = context
             .store
             .snapshot()
@@ -52,9 +58,6 @@ async fn remove_directories(context: &Context, live: &Live) {
         if let Err(error) = context.volumes.remove(&uid).await {
             tracing::warn!(uid, error = chain(&error), "leftover directory not removed");
         }
-        let files = context.files.clone();
-        // A record without its pod is small; the next round tries again.
-        let _ = tokio::task::spawn_blocking(move || files.remove_ending(&uid)).await;
     }
 }
 
@@ -89,6 +92,24 @@ async fn remove_logs(context: &Context, live: &Live) {
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(error = chain(&error), "leftover logs not removed");
+    }
+}
+
+async fn remove_records(context: &Context, live: &Live) {
+    let records = match entries(&context.files.records) {
+        Ok(records) => records,
+        Err(error) => return tracing::warn!(error = chain(&error), "cannot list the records of endings"),
+    };
+    let found = records
+        .iter()
+        .filter_map(|r| Some(r.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    for uid in leftovers(live, found) {
+        let files = context.files.clone();
+        let removed = tokio::task::spawn_blocking(move || files.remove_ending(&uid));
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(error = chain(&error), "leftover record not removed");
+        }
     }
 }
 

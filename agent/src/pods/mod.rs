@@ -132,7 +132,7 @@ impl Pods {
             runtime: events,
             ended: ended_receiver,
         }));
-        tokio::spawn(housekeeping::keep_house(context, live));
+        tokio::spawn(housekeeping::keep_house(context, live, count.clone()));
         Ok(Self { store, beat, count })
     }
 
