@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 /// Bytes and lines.
-const LOG_TAIL: (u64, usize) = (2048, 80);
+pub(super) const LOG_TAIL: (u64, usize) = (2048, 80);
 
 /// The last lines of a CRI log without its framing; empty if there is none.
 pub(super) async fn tail_of_log(path: &Path) -> String {
@@ -43,22 +43,4 @@ pub(super) async fn tail_of_log(path: &Path) -> String {
         start += 1;
     }
     tail[start..].to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_last_lines_without_their_framing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("0.log");
-        let stamp = "2026-01-01T00:00:00.000000000Z";
-        let lines: Vec<String> = (0..200).map(|i| format!("{stamp} stderr F line {i}\n")).collect();
-        std::fs::write(&path, lines.concat() + &format!("{stamp} stdout P half ") + "\n").unwrap();
-        let tail = tail_of_log(&path).await;
-        assert!(tail.ends_with("line 198\nline 199\nhalf "), "{tail}");
-        assert!(tail.lines().count() <= LOG_TAIL.1 && tail.len() <= 2048);
-        assert_eq!(tail_of_log(&dir.path().join("none")).await, "");
-    }
 }

@@ -10,6 +10,8 @@ mod images;
 mod log_tail;
 mod news;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
