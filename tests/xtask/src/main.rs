@@ -29,6 +29,8 @@ enum Command {
     Demo(demo::Args),
     /// Set everything up and run all tests that CI runs; the last line is `N passed, N failed`.
     Test(test::Args),
+    /// Check the tree alone: format, crate graph, effect funnels, licences, lints.
+    Check,
     /// Start or remove the lab: a real control plane, a registry and joined nodes.
     #[command(subcommand)]
     Lab(lab_command::Args),
@@ -70,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Check => test::check(),
         Command::Lab(args) => lab_command::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Fresh(args) => fresh::run(&args),

@@ -77,6 +77,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     summarise(&outcomes)
 }
 
+/// Runs the checks of the tree alone.
+pub(crate) fn check() -> anyhow::Result<()> {
+    summarise(&[run_checks(&lab::workspace())])
+}
+
 fn run_checks(root: &Path) -> Outcome {
     let start = Instant::now();
     let mut outcome = Outcome::new("checks of the tree");
