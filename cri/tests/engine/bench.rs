@@ -120,7 +120,16 @@ impl Bench {
     /// Starts an engine where none is.
     pub(crate) async fn start(&mut self) {
         assert!(self.engine.is_none());
+        self.wait_for_lock().await;
         self.engine = Some(Engine::start(self.config()).await.unwrap());
+    }
+
+    /// The tasks of a dropped engine end a little after it, and its lock with them; a real crash takes both at once.
+    async fn wait_for_lock(&self) {
+        if let Ok(lock) = std::fs::File::open(self.config().run_dir.join("engine.lock")) {
+            let wait = move || rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive);
+            tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+        }
     }
 
     /// Ends the engine as a crash would: nothing is said to anyone.
